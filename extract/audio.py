@@ -1,0 +1,158 @@
+"""The one place that reads audio: how long it is, and its samples, mixed to one channel at the encoder's rate."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from encodeonce.extract.corpora.base import Utterance
+
+RESAMPLER = "torchaudio.functional.resample, sinc_interp_hann, width 6, rolloff 0.99"
+MIXING = "mean of the channels"
+END_TOLERANCE_SECONDS = 0.1
+"""Segments may end this much after their file: manifests round."""
+WHOLE_FILE_SECONDS = 0.02
+"""A segment from 0 that ends this near the end of its file is the whole file: manifests round."""
+COUNTED_HEADERS = {"WAV", "WAVEX", "FLAC", "AIFF", "AU", "W64", "RF64", "CAF", "SPHERE", "NIST"}
+"""Containers whose header states the exact number of samples; others are decoded to be counted."""
+UNKNOWN_LENGTH = 2**62
+
+
+class AudioError(Exception):
+    """Audio that cannot be used, with the reason; never the end of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a file says: samples a second, channels, samples a channel (None: decode to know)."""
+
+    rate: int
+    channels: int
+    samples: int | None
+
+
+def read_header(path: Path) -> Header:
+    """Read a file's header, without decoding.
+
+    Raises:
+        AudioError: no such file, an empty one, or none that libsndfile knows.
+    """
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise AudioError(explain(path, error)) from None
+    counted = info.format in COUNTED_HEADERS and 0 <= info.frames < UNKNOWN_LENGTH
+    return Header(info.samplerate, info.channels, info.frames if counted else None)
+
+
+def explain(path: Path, error: Exception) -> str:
+    """Why a file could not be opened, from the file itself where libsndfile says little."""
+    try:
+        size = path.stat().st_size
+    except OSError as problem:
+        return f"cannot read {path}: {(problem.strerror or str(problem)).lower()}"
+    if path.is_dir():
+        return f"cannot read {path}: it is a folder"
+    if size == 0:
+        return f"{path} is empty (0 bytes)"
+    detail = getattr(error, "error_string", str(error)).strip().rstrip(".")
+    return f"{path} is no audio that can be decoded: {detail[:1].lower()}{detail[1:]}"
+
+
+def segment(utterance: Utterance, header: Header, total: int) -> tuple[int, int]:
+    """First sample and number of samples of an utterance in its file of `total` samples a channel.
+
+    Raises:
+        AudioError: the segment lies outside the file.
+    """
+    start = round(utterance.offset * header.rate)
+    if utterance.duration is None:
+        count = total - start
+    else:
+        count = round(utterance.duration * header.rate)
+        if start == 0 and abs(count - total) <= WHOLE_FILE_SECONDS * header.rate:
+            count = total
+    over = start + count - total
+    if start > total or count < 0 or over > END_TOLERANCE_SECONDS * header.rate:
+        raise AudioError(
+            f"segment {utterance.offset:g} s to {(start + count) / header.rate:g} s lies outside "
+            f"{utterance.audio} of {total / header.rate:g} s"
+        )
+    return start, count - max(over, 0)
+
+
+def resampled_length(samples: int, rate: int, target: int) -> int:
+    """How many samples `torchaudio.functional.resample` makes of `samples`: a ceiling taken in float32, as there."""
+    if rate == target:
+        return samples
+    common = math.gcd(rate, target)
+    return int(np.ceil(np.float32(target // common * samples / (rate // common))))
+
+
+def count_samples(utterance: Utterance, rate: int) -> int:
+    """How many samples at `rate` an utterance will have: from the header, or by decoding where it does not say."""
+    header = read_header(utterance.audio)
+    total = header.samples
+    if total is None:
+        total = len(_read(utterance.audio, 0, -1))
+    return resampled_length(segment(utterance, header, total)[1], header.rate, rate)
+
+
+def read_audio(utterance: Utterance, rate: int) -> np.ndarray:
+    """The samples of an utterance, `[samples]` float32 at `rate`, channels averaged or one picked.
+
+    Only the segment is decoded. Full scale is -1 to 1.
+
+    Raises:
+        AudioError: cannot be decoded, ends before its header says, holds NaN or infinity, or lacks the channel.
+    """
+    path = utterance.audio
+    header = read_header(path)
+    if utterance.channel is not None and not 0 <= utterance.channel < header.channels:
+        raise AudioError(f"{path} has {header.channels} channels, no channel {utterance.channel}")
+    if header.samples is None:
+        whole = _read(path, 0, -1)
+        start, count = segment(utterance, header, len(whole))
+        values = whole[start : start + count]
+    else:
+        start, count = segment(utterance, header, header.samples)
+        values = _read(path, start, count)
+        if len(values) < count:
+            raise AudioError(
+                f"{path} is truncated: {len(values)} of {count} samples could be decoded, its header promises them all"
+            )
+    mono = values[:, utterance.channel or 0] if utterance.channel is not None or values.shape[1] == 1 else None
+    if mono is None:
+        mono = values.mean(axis=1, dtype=np.float32)
+    finite = np.isfinite(mono)
+    if not finite.all():
+        at = (start + int(np.argmin(finite))) / header.rate
+        raise AudioError(
+            f"{path} holds {int((~finite).sum())} samples that are NaN or infinite, the first at {at:.3f} s"
+        )
+    return np.ascontiguousarray(resample(mono, header.rate, rate))
+
+
+def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """`[samples]` float32 from one rate to another; unchanged where they are equal."""
+    if rate == target or not len(samples):
+        return samples
+    try:
+        import torch
+        from torchaudio.functional import resample as torchaudio_resample
+    except (ImportError, OSError) as error:
+        raise AudioError(
+            f"audio of {rate} Hz needs torchaudio to become {target} Hz, which does not load: {error}"
+        ) from error
+    return torchaudio_resample(torch.from_numpy(np.ascontiguousarray(samples)), rate, target).numpy()
+
+
+def _read(path: Path, start: int, count: int) -> np.ndarray:
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            if start:
+                file.seek(start)
+            return file.read(count, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise AudioError(explain(path, error)) from None

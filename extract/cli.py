@@ -1,0 +1,161 @@
+"""extract-features: audio -> feature store."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from encodeonce.extract.cache import FileCache
+from encodeonce.extract.corpora import LAYOUTS, CorpusError, download_librispeech
+from encodeonce.extract.encoders.base import PRECISIONS, EncoderError
+from encodeonce.extract.job import SplitReport
+from encodeonce.extract.progress import Progress
+from encodeonce.extract.run import DTYPES, Request, RequestError, Run
+from encodeonce.store.errors import StoreError
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--encoder", help="A name from --list-encoders, a folder in transformers' format, a hub id, or onnx:FILE."
+)
+@click.option("--split", "split", multiple=True, help="One or more splits, e.g. train-clean-100 dev-clean.")
+@click.argument("more_splits", nargs=-1, metavar="[SPLIT]...")
+@click.option("--data", default="data", type=click.Path(path_type=Path), help="Where the corpora are.")
+@click.option("--corpus", default="auto", type=click.Choice(["auto", *LAYOUTS]), help="The layout of the corpus.")
+@click.option("--store", default="features", type=click.Path(path_type=Path), help="The feature store to write to.")
+@click.option(
+    "--layers",
+    default="last",
+    help="Hidden states: last, all, or numbers such as 9,18-24 (0: input to the first layer).",
+)
+@click.option("--dtype", default="float16", type=click.Choice(DTYPES), help="How features are stored.")
+@click.option(
+    "--precision", default="auto", type=click.Choice(["auto", *PRECISIONS]), help="What the encoder computes in."
+)
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--batch-seconds",
+    type=float,
+    help="Padded seconds of audio in a batch; 0: one utterance at a time.  [default: by device]",
+)
+@click.option("--cut-seconds", default=60.0, help="Longer audio is cut into overlapping windows of at most this.")
+@click.option("--context-seconds", default=5.0, help="Overlap on each side of a window.")
+@click.option(
+    "--shard-frames", type=int, help="Frames of a shard, fixed when a split is created.  [default: about 128 MB]"
+)
+@click.option("--limit", type=int, help="Only the first N utterances of each split.")
+@click.option("--workers", default=0, help="Threads that decode audio; 0: by the number of cores.")
+@click.option("--replace", is_flag=True, help="Encode anew what changed under a known id.")
+@click.option("--download", is_flag=True, help="Fetch missing splits of LibriSpeech.")
+@click.option("--dry-run", is_flag=True, help="Tell utterances, hours, bytes and time; write nothing.")
+@click.option("--list-encoders", is_flag=True, help="List the encoders, and leave.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+@click.option("--quiet", "-q", is_flag=True, help="Tell of failures only.")
+@click.option("--verbose", "-v", is_flag=True, help="Tell where the time went.")
+def extract_features(
+    encoder: str | None,
+    split: tuple[str, ...],
+    more_splits: tuple[str, ...],
+    list_encoders: bool,
+    download: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: object,
+) -> None:
+    """Run a frozen speech encoder over a corpus once, and keep its features.
+
+    extract-features --encoder hubert-large --split train-clean-100
+    """
+    progress = Progress(quiet, verbose)
+    if list_encoders:
+        show_encoders(as_json)
+        return
+    splits = tuple(name for value in (*split, *more_splits) for name in value.split(",") if name)
+    if not encoder:
+        raise RequestError("--encoder is missing: name one of --list-encoders, a folder, a hub id, or onnx:FILE")
+    if not splits:
+        raise RequestError("--split is missing: name one or more, e.g. --split train-clean-100")
+    request = Request(encoder=encoder, splits=tuple(dict.fromkeys(splits)), **options)  # type: ignore[arg-type]
+    cache = FileCache()
+    try:
+        if download:
+            for name in request.splits:
+                download_librispeech(request.data, name)
+        run = Run(request, progress, cache)
+        if dry_run:
+            show_estimates(run, as_json)
+            return
+        reports = [run.split(name) for name in request.splits]
+    finally:
+        cache.close()
+    for report in reports:
+        click.echo(summary(report))
+    if as_json:
+        click.echo(json.dumps({"splits": [asdict(report) for report in reports]}))
+    if any(report.failed for report in reports):
+        sys.exit(1)
+
+
+def summary(report: SplitReport) -> str:
+    """What became of a split, in a line."""
+    parts = [f"{report.utterances} utterances of {report.split} ({report.audio_seconds / 3600:.2f} h)"]
+    for word in ("encoded", "copied", "reused", "failed"):
+        if getattr(report, word):
+            parts.append(f"{getattr(report, word)} {word}")
+    speed = f", {report.rtfx:.0f} times real time" if report.rtfx else ""
+    return f"{': '.join((parts[0], ', '.join(parts[1:]) or 'nothing to do'))} in {report.wall_seconds:.1f} s{speed}; {report.bytes / 1e6:.1f} MB in {report.store}"
+
+
+def show_encoders(as_json: bool) -> None:
+    """The table of --list-encoders."""
+    from encodeonce.extract.encoders.registry import list_encoders
+
+    known = list_encoders()
+    if as_json:
+        click.echo(json.dumps({"encoders": [asdict(entry) for entry in known]}))
+        return
+    width, source = max(len(e.name) for e in known), max(len(e.source) for e in known)
+    click.echo(f"{'name':{width}}  {'from':{source}}  on this machine")
+    for entry in known:
+        click.echo(f"{entry.name:{width}}  {entry.source:{source}}  {'yes' if entry.here else 'no'}")
+    click.echo("Also: a folder in transformers' format, a hub id, onnx:FILE.")
+
+
+def show_estimates(run: Run, as_json: bool) -> None:
+    """What --dry-run prints."""
+    from encodeonce.extract.dryrun import estimate
+
+    estimates = [estimate(run, name) for name in run.request.splits]
+    for found in estimates:
+        failed = f", {found.failed} cannot be used" if found.failed else ""
+        click.echo(
+            f"{found.split}: {found.utterances} utterances, {found.hours:.2f} h{failed}; to encode: {found.to_encode}, "
+            f"{found.hours_to_encode:.2f} h, about {found.bytes / 1e6:.1f} MB into {found.store}, "
+            f"about {found.expected_seconds:.0f} s of encoding on {run.find_device()}"
+        )
+    if as_json:
+        click.echo(json.dumps({"dry_run": True, "splits": [asdict(found) for found in estimates]}))
+
+
+def main() -> None:
+    """The entry point: every expected error is one line and exit status 2, an interrupt is 130."""
+    try:
+        extract_features.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (RequestError, EncoderError, CorpusError, StoreError) as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: everything finished so far is kept; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What all encoders that transformers loads share: a checkpoint folder, its identity, and the forward pass by layers."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encodeonce.extract.cache import FileCache
+from encodeonce.extract.encoders.base import NORMALISED, Encoder, EncoderError, LoadedEncoder, named_layers, output_name
+from encodeonce.extract.encoders.weights import weight_files, weights_digest
+from encodeonce.store.layout import Output
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class CheckpointEncoder(Encoder):
+    """An encoder in a folder in transformers' format. A family says which fields of its configuration compute what."""
+
+    model_class: str
+    """transformers' class, named in the identity."""
+    layer_field: str
+    """The configuration field that counts the layers."""
+    mixes_lengths = True
+    fields: Mapping[str, Any]
+    """The configuration fields that change what is computed, with the defaults of the configuration class."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], name: str, source: str, cache: FileCache) -> None:
+        self.folder, self.name, self.source, self._cache = folder, name, source, cache
+        self.config = {field: config.get(field, default) for field, default in self.fields.items()}
+        weight_files(folder)
+        preprocessor = read_preprocessor(folder)
+        self.sample_rate = int(preprocessor.get("sampling_rate", 16000))
+        self.normalise = bool(preprocessor.get("do_normalize", False))
+        kernels = self.convolutions()
+        self.samples_per_frame, self.receptive_field = 1, 1
+        for kernel, stride in kernels:
+            self.receptive_field += (kernel - 1) * self.samples_per_frame
+            self.samples_per_frame *= stride
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are; hidden states are numbered from 0 to this."""
+        return int(self.config[self.layer_field])
+
+    @abstractmethod
+    def convolutions(self) -> list[tuple[int, int]]:
+        """Kernel and stride of each convolution from samples to frames, in order."""
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "encoder": {"class": self.model_class, "config": self.config},
+            "weights": weights_digest(self.folder, self._cache),
+            "normalise": NORMALISED if self.normalise else None,
+        }
+
+    def outputs(self, layers: str, dtype: str) -> list[Output]:
+        width = int(self.config["hidden_size"])
+        return [
+            Output(output_name(f"layer-{number:02d}", dtype), width, dtype, f"hidden_states[{number}]")
+            for number in named_layers(layers, self.layers + 1, self.layers)
+        ]
+
+    def layer_of(self, output: Output) -> int:
+        """The number of the hidden states that an output holds."""
+        return int(output.what.removeprefix("hidden_states[").removesuffix("]"))
+
+
+class LoadedCheckpoint(LoadedEncoder):
+    """A transformers model cut off after the deepest layer asked for, its padding made invisible.
+
+    Args:
+        layer_list: where the model keeps its layers, e.g. ("encoder", "layers").
+        final_norm: where it keeps a norm that follows the last layer, or None.
+    """
+
+    def __init__(
+        self,
+        encoder: CheckpointEncoder,
+        model: "nn.Module",
+        stack: "nn.Module",
+        final_norm: str | None,
+        device: str,
+        precision: str,
+        outputs: Sequence[Output],
+    ) -> None:
+        import torch
+        from encodeonce.extract.encoders.masking import HiddenStates, PaddingZeroed, mask_group_norms
+        from torch import nn
+
+        self.encoder = encoder
+        self.device = torch.device(device)
+        self.dtype = getattr(torch, precision)
+        self.wanted = {encoder.layer_of(output): output.what for output in outputs}
+        self.deepest = max(self.wanted)
+        layers = stack.get_submodule("layers")
+        assert isinstance(layers, nn.ModuleList)
+        if self.deepest < encoder.layers:
+            stack.layers = layers = layers[: self.deepest]
+            if final_norm is not None:
+                setattr(stack, final_norm, nn.Identity())
+        self.states = HiddenStates(layers, [number for number in self.wanted if number < self.deepest])
+        self.group_norms = mask_group_norms(model)
+        self.zeroed = PaddingZeroed(stack) if stack is not model else None
+        self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
+
+    def forward(self, audio: "torch.Tensor", lengths: Sequence[int]) -> "dict[str, torch.Tensor]":
+        import torch
+
+        frames = [self.encoder.frames(length) for length in lengths]
+        mixed = len(set(lengths)) > 1
+        kernel, stride = self.encoder.convolutions()[0]
+        for norm in self.group_norms:
+            norm.lengths = [(length - kernel) // stride + 1 for length in lengths] if mixed else None
+        if self.zeroed is not None:
+            self.zeroed.lengths = frames if mixed else None
+        with torch.inference_mode():
+            audio = audio.to(self.device, self.dtype)
+            mask = self.attention_mask(lengths, frames, audio.shape[1]).to(self.device) if mixed else None
+            final = self.model(audio, attention_mask=mask).last_hidden_state
+            states = {**self.states.caught, self.deepest: final}
+            self.states.caught.clear()
+            return {what: states[number].float() for number, what in self.wanted.items()}
+
+    def attention_mask(self, lengths: Sequence[int], frames: Sequence[int], samples: int) -> "torch.Tensor":
+        """`[B, samples]` int64, from which the model makes the mask of the valid frames."""
+        from encodeonce.extract.encoders.masking import frame_mask
+
+        return frame_mask(lengths, samples, self.device).long()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder.
+
+    Raises:
+        EncoderError: not there, or no JSON object with a model_type.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["model_type"]
+    except FileNotFoundError:
+        raise EncoderError(f"{folder} is no checkpoint in transformers' format: it has no config.json") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f"{path} is no configuration of transformers: {error!r}") from None
+    return config
+
+
+def read_preprocessor(folder: Path) -> dict[str, Any]:
+    """What the checkpoint's preprocessor says: preprocessor_config.json, or processor_config.json's feature_extractor.
+
+    Where there is neither, audio is fed as it is, at 16 kHz.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            try:
+                data = json.loads((folder / name).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise EncoderError(f"{folder / name} is no JSON: {error}") from None
+            return data.get("feature_extractor", data)
+    return {}
+
+
+def load_pretrained(model_class: Any, folder: Path, **options: Any) -> "nn.Module":
+    """A model with all its weights from a folder, float32.
+
+    Raises:
+        EncoderError: the checkpoint lacks weights (they would be random), or they do not fit.
+    """
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, report = model_class.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EncoderError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    # masked_spec_embed replaces masked frames in training; a frozen encoder never reads it.
+    missing = sorted(name for name in report["missing_keys"] if not name.endswith("masked_spec_embed"))
+    if missing or report.get("mismatched_keys"):
+        wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
+        raise EncoderError(
+            f"{folder} lacks weights of {model_class.__name__} ({len(wrong)}, e.g. {wrong[0]}): they would be random"
+        )
+    return model

@@ -1,0 +1,151 @@
+"""Which word on the command line means which encoder. A new encoder is one file here and one line below."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from encodeonce.extract.cache import FileCache
+from encodeonce.extract.encoders.base import Encoder, EncoderError
+from encodeonce.extract.encoders.checkpoint import read_config
+
+HUB = {
+    "hubert-base": "facebook/hubert-base-ls960",
+    "hubert-large": "facebook/hubert-large-ll60k",
+    "hubert-large-ft": "facebook/hubert-large-ls960-ft",
+    "hubert-xlarge": "facebook/hubert-xlarge-ll60k",
+    "hubert-xlarge-ft": "facebook/hubert-xlarge-ls960-ft",
+    "wav2vec2-base": "facebook/wav2vec2-base",
+    "wav2vec2-large": "facebook/wav2vec2-large-lv60",
+    "wavlm-base-plus": "microsoft/wavlm-base-plus",
+    "wavlm-large": "microsoft/wavlm-large",
+    "data2vec-audio-base": "facebook/data2vec-audio-base",
+    "distilhubert": "ntu-spml/distilhubert",
+    "mhubert-147": "utter-project/mHuBERT-147",
+    "moonshine-tiny": "UsefulSensors/moonshine-tiny",
+    "moonshine-base": "UsefulSensors/moonshine-base",
+}
+"""Short names of checkpoints on the hub."""
+
+MODEL_TYPES = {
+    "hubert": "ssl:Hubert",
+    "wav2vec2": "ssl:Wav2Vec2",
+    "wav2vec2-conformer": "ssl:Wav2Vec2Conformer",
+    "wavlm": "ssl:WavLM",
+    "data2vec-audio": "ssl:Data2VecAudio",
+    "unispeech": "ssl:UniSpeech",
+    "unispeech-sat": "ssl:UniSpeechSat",
+    "moonshine": "moonshine:Moonshine",
+}
+"""transformers' model_type -> the class that encodes with it, as module:class of this package."""
+
+
+def _fbank(cache: FileCache) -> Encoder:
+    return _named("fbank:Fbank")()
+
+
+def _moonshine_onnx(cache: FileCache) -> Encoder:
+    return _named("onnx:moonshine_tiny")(cache)
+
+
+BUILT_IN: dict[str, Callable[[FileCache], Encoder]] = {"fbank": _fbank, "moonshine-tiny-onnx": _moonshine_onnx}
+"""Encoders that need no checkpoint of transformers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One row of --list-encoders."""
+
+    name: str
+    source: str
+    here: bool
+
+
+def find_encoder(word: str, cache: FileCache) -> Encoder:
+    """The encoder that a word means: a short name, a folder in transformers' format, a hub id, or `onnx:FILE`.
+
+    Raises:
+        EncoderError: nothing of that name, or it is not on this machine and cannot be fetched.
+    """
+    if word.startswith("onnx:"):
+        path = Path(word.removeprefix("onnx:"))
+        return _named("onnx:OnnxEncoder")(path, path.stem, cache)
+    if word in BUILT_IN:
+        return BUILT_IN[word](cache)
+    if word in HUB:
+        return _from_folder(hub_folder(HUB[word], word), word, HUB[word], cache)
+    folder = Path(word)
+    if folder.is_dir():
+        name = folder.resolve().name
+        return _from_folder(folder, name, name, cache)
+    if word.count("/") == 1 and not word.startswith((".", "/", "~")):
+        names = {hub: short for short, hub in HUB.items()}
+        return _from_folder(hub_folder(word, word), names.get(word, word.split("/")[1]), word, cache)
+    known = [*HUB, *BUILT_IN]
+    close = difflib.get_close_matches(word, known, 3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise EncoderError(
+        f"no encoder {word!r}{hint} Known: {', '.join(known)}; or a folder in transformers' format, a hub id, onnx:FILE"
+    )
+
+
+def list_encoders() -> list[Known]:
+    """Every short name, where it comes from, and whether it is on this machine."""
+    hub = [Known(name, source, cached_folder(source) is not None) for name, source in HUB.items()]
+    package = find_spec("moonshine_voice") is not None
+    return [*hub, Known("moonshine-tiny-onnx", "package moonshine-voice", package), Known("fbank", "torchaudio", True)]
+
+
+def cached_folder(repository: str) -> Path | None:
+    """The folder of a whole checkpoint in the hub's cache on disk, or None."""
+    from encodeonce.extract.encoders.weights import weight_files
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, local_files_only=True))
+        weight_files(folder)
+    except (LocalEntryNotFoundError, EncoderError, OSError, ValueError):
+        return None
+    return folder if (folder / "config.json").is_file() else None
+
+
+def hub_folder(repository: str, word: str) -> Path:
+    """The folder of a checkpoint: from the hub's cache on disk, else fetched.
+
+    Raises:
+        EncoderError: neither works.
+    """
+    folder = cached_folder(repository)
+    if folder is not None:
+        return folder
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        names = HfApi().list_repo_files(repository)
+        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+        return Path(snapshot_download(repository, allow_patterns=["*config.json", "*.index.json", weights]))
+    except Exception as error:  # the hub's client raises many kinds; all mean that it is not to be had
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EncoderError(
+            f"{word}: {repository} is not in the hub's cache on this machine and cannot be fetched ({reason}). "
+            f"Copy the checkpoint (config.json, preprocessor_config.json, model.safetensors) into a folder and give "
+            f"--encoder ./that-folder"
+        ) from error
+
+
+def _from_folder(folder: Path, name: str, source: str, cache: FileCache) -> Encoder:
+    config = read_config(folder)
+    model_type = config["model_type"]
+    if model_type not in MODEL_TYPES:
+        raise EncoderError(
+            f"{name} is a checkpoint of {model_type!r}, which is no encoder known here; known are: {', '.join(MODEL_TYPES)}"
+        )
+    return _named(MODEL_TYPES[model_type])(folder, config, name, source, cache)
+
+
+def _named(entry: str) -> Callable[..., Encoder]:
+    module, name = entry.split(":")
+    return getattr(import_module(f"encodeonce.extract.encoders.{module}"), name)

@@ -1,0 +1,108 @@
+"""Checkpoints in transformers' format: which files hold the weights, and the digest that goes into the identity."""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+from encodeonce.extract.cache import FileCache
+from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.store.identity import canonical_json
+
+SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load the weights from, in its order of preference.
+
+    Raises:
+        EncoderError: the folder holds none.
+    """
+    for name in (SAFETENSORS, TORCH):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            missing = [part for part in parts if not (folder / part).is_file()]
+            if missing:
+                raise EncoderError(
+                    f"{folder} lacks {', '.join(missing)}, which {index.name} names; copy the whole checkpoint"
+                )
+            return [folder / part for part in parts]
+    raise EncoderError(
+        f"{folder} holds no weights: neither {SAFETENSORS} nor {TORCH} is there; copy the whole checkpoint"
+    )
+
+
+def weights_digest(folder: Path, cache: FileCache) -> str:
+    """sha256 over the name, dtype, shape and bytes of every tensor, sorted by name; the file format is not in it."""
+    tensors: dict[str, list] = {}
+    for path in weight_files(folder):
+        digests = cache.fact(path, "tensors")
+        if digests is None:
+            digests = _safetensors_digests(path) if path.suffix == ".safetensors" else _torch_digests(path)
+            cache.keep_fact(path, "tensors", digests)
+        tensors.update(digests)
+    return hashlib.sha256(canonical_json(tensors)).hexdigest()
+
+
+def file_digest(path: Path, cache: FileCache) -> str:
+    """sha256 of a file's bytes."""
+    digest = cache.fact(path, "sha256")
+    if digest is None:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        cache.keep_fact(path, "sha256", digest)
+    return digest
+
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "U8": "uint8",
+}
+
+
+def _safetensors_digests(path: Path) -> dict[str, list]:
+    digests: dict[str, list] = {}
+    try:
+        with open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size))
+            header.pop("__metadata__", None)
+            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                begin, end = entry["data_offsets"]
+                file.seek(8 + size + begin)
+                digest, left = hashlib.sha256(), end - begin
+                while left:
+                    block = file.read(min(left, 1 << 22))
+                    if not block:
+                        raise EncoderError(f"{path} is truncated: it ends inside {name}; copy it again")
+                    digest.update(block)
+                    left -= len(block)
+                dtype = DTYPES.get(entry["dtype"], entry["dtype"])
+                digests[name] = [dtype, entry["shape"], digest.hexdigest()]
+    except (struct.error, ValueError, KeyError) as error:
+        raise EncoderError(f"{path} is no safetensors file: {error}; copy it again") from error
+    return digests
+
+
+def _torch_digests(path: Path) -> dict[str, list]:
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise EncoderError(f"{path} cannot be loaded as plain weights: {error}") from error
+    digests = {}
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor):
+            raw = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            digests[name] = [dtype, list(tensor.shape), hashlib.sha256(raw.data).hexdigest()]
+    return digests

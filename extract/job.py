@@ -1,0 +1,321 @@
+"""One split's work: which shards lack what, made through the pipeline, committed, and shown to readers."""
+
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from encodeonce.extract.cache import AudioFacts
+from encodeonce.extract.corpora.base import Utterance
+from encodeonce.extract.survey import Survey, make_record, updated_table
+from encodeonce.extract.tasks import ShardResult, ShardTask
+from encodeonce.store.errors import StoreError
+from encodeonce.store.files import DiskFullError
+from encodeonce.store.layout import Output, SplitPaths
+from encodeonce.store.reader import FeatureStore
+from encodeonce.store.writer import SplitWriter
+
+if TYPE_CHECKING:
+    from encodeonce.extract.run import Run
+
+PUBLISH_SECONDS = 30.0
+"""Readers see new shards at least this often during a long run."""
+
+
+@dataclass
+class SplitReport:
+    """What a run did for a split; every utterance counts once, as encoded, copied, reused or failed."""
+
+    split: str
+    store: str
+    utterances: int = 0
+    encoded: int = 0
+    copied: int = 0
+    reused: int = 0
+    failed: int = 0
+    audio_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    pipeline_seconds: float = 0.0
+    encoder_seconds: float = 0.0
+    rtfx: float = 0.0
+    bytes: int = 0
+
+
+class SplitJob:
+    """The work on one split that a survey found."""
+
+    def __init__(self, run: "Run", split: str, writer: SplitWriter, root: Path, found: Survey) -> None:
+        self.run, self.writer, self.root, self.found = run, writer, root, found
+        self.report = SplitReport(split, str(writer.paths.root))
+        self.outputs: dict[str, Output] = {}
+        self.encoded: set[str] = set()
+        self.copied: set[str] = set()
+        self.reused_outputs = False
+        self._made: dict[str, Any] = {}
+        self._published_at = time.monotonic()
+        self._copies: dict[str, tuple[FeatureStore, dict[str, dict[str, Any]]]] = {}
+        self._learnt: list[tuple[Utterance, AudioFacts]] = []
+
+    def execute(self) -> SplitReport:
+        """Do it: plan what is new, make every shard that lacks something, publish, and report."""
+        writer, found, say = self.writer, self.found, self.run.progress.say
+        self._warn_of_long()
+        if found.new:
+            writer.begin(self.run.shard_frames(max(frames for _, _, frames in found.new)))
+        self._refuse_too_long()
+        self.outputs = {**writer.outputs, **self.run.outputs}
+        kept = [name for name in writer.outputs if name not in self.run.outputs]
+        tasks_for = self._expected_bytes
+        if found.new:
+            self._check_room(tasks_for(sum(frames for _, _, frames in found.new)))
+            self.run.write_feature_set(self.outputs)
+            writer.append_plan(found.new, self._copy_sources())
+        tasks = self._tasks()
+        if tasks:
+            self.run.write_feature_set(self.outputs)
+            if kept and any(task.plan >= 0 and not task.expected_hashes for task in tasks):
+                say(f"New utterances get the outputs that the split holds already, too: {', '.join(kept)}")
+            self._encode(tasks)
+        writer.publish(self.outputs)
+        for shard, names in writer.superseded().items():
+            writer.remove(shard, names)
+        self._update_descriptions()
+        self._write_failures()
+        return self._finish()
+
+    def _warn_of_long(self) -> None:
+        wanted = self.run.request.shard_frames
+        standing = self.writer.attributes.shard_frames
+        if wanted is not None and self.writer.commits and self.run.shard_frames(0) != standing:
+            self.run.progress.say(
+                f"The shards of this split hold {standing} frames, as it was created; --shard-frames is left aside"
+            )
+
+    def _refuse_too_long(self) -> None:
+        most = self.writer.attributes.shard_frames
+        fitting = []
+        for name, samples, frames in self.found.new:
+            if frames <= most:
+                fitting.append((name, samples, frames))
+            else:
+                self.found.failed[name] = (
+                    f"{self.found.utterances[name].audio}: {frames} frames do not fit a shard of {most}, "
+                    f"fixed when the split was created; cut the audio into segments, or put it in a split of its own"
+                )
+        self.found.new = fitting
+
+    def _expected_bytes(self, frames: int) -> int:
+        return int(frames * sum(o.width * np.dtype(o.dtype).itemsize for o in self.outputs.values()) * 1.03)
+
+    def _check_room(self, needed: int) -> None:
+        free = shutil.disk_usage(self.writer.paths.root).free
+        if needed > free:
+            raise DiskFullError(
+                f"{self.writer.paths.root} needs about {needed / 1e9:.2f} GB and has {free / 1e9:.2f} GB free; "
+                f"free space, give another --store, or take --dtype int8"
+            )
+
+    def _copy_sources(self) -> dict[str, int]:
+        """The other splits of the feature set, each with its number of shards at this moment."""
+        from encodeonce.store.writer import read_commits
+
+        sources = {}
+        for path in self.run.feature_set.splits():
+            if path != self.writer.paths.root and (SplitPaths(path).table).exists():
+                name = path.relative_to(self.run.feature_set.path).as_posix()
+                sources[name] = max(read_commits(SplitPaths(path)), default=-1) + 1
+        return {name: shards for name, shards in sources.items() if shards}
+
+    def _tasks(self) -> list[ShardTask]:
+        """Every planned shard that lacks an output, in order."""
+        writer = self.writer
+        plan_of = {place.shard: plan.number for plan in writer.plans for place in plan.places}
+        hashes = dict(zip(*(writer.table[name].to_pylist() for name in ("id", "audio_sha256")), strict=True))
+        tasks = []
+        for shard, places in sorted(writer.places.items()):
+            commit = writer.commits.get(shard)
+            if commit is None:
+                lacking, expected = list(self.outputs.values()), {}
+            else:
+                places = writer.present(shard, places)
+                lacking = [o for o in self.outputs.values() if o.name not in commit.outputs]
+                expected = {place.id: hashes.get(place.id, "") for place in places}
+            if places and lacking:
+                tasks.append(ShardTask(shard, plan_of[shard], places, self.found.utterances, lacking, expected))
+        return tasks
+
+    def _encode(self, tasks: list[ShardTask]) -> None:
+        from encodeonce.extract.pipeline import Pipeline
+
+        run = self.run
+        needed = {output.what: output for task in tasks for output in task.outputs}
+        seconds = sum(place.samples for task in tasks for place in task.places) / run.encoder.sample_rate
+        device = run.find_device()
+        batch_seconds = run.batch_seconds()
+        self._made = {
+            "device": device,
+            "threads": run.threads(),
+            "batch_seconds": batch_seconds,
+            "machine": platform.machine(),
+            **run.versions(),
+        }
+        pipeline = Pipeline(
+            encoder=run.encoder,
+            load=lambda: run.load(list(needed.values())),
+            batch_samples=int(batch_seconds * run.encoder.sample_rate),
+            mixes_lengths=run.encoder.mixes_lengths,
+            decoders=run.workers,
+            shard_frames=self.writer.attributes.shard_frames,
+            record=lambda place, utterance, digest: make_record(
+                place, utterance, digest, self.root, run.encoder.sample_rate
+            ),
+            copy=self._copy,
+            commit=self._commit,
+            progress=run.progress.advance,
+        )
+        with run.progress.task(f"Encoding {self.report.split}", seconds):
+            try:
+                pipeline.run(tasks)
+            except BaseException:
+                self._keep_what_is_done()
+                raise
+        stages = pipeline.stages
+        if pipeline.started is not None:
+            self.report.pipeline_seconds = max(0.0, time.perf_counter() - pipeline.started - stages.load)
+        self.report.encoder_seconds = stages.encode
+        if pipeline.batch_encoder and pipeline.batch_encoder.again:
+            run.progress.say(
+                f"{pipeline.batch_encoder.again} utterances gave NaN or infinity in {run.precision} and were encoded again in float32"
+            )
+        run.progress.detail(
+            f"Where the time went: encoder {stages.encode:.1f} s, waiting for audio {stages.wait_for_audio:.1f} s, waiting for the disk "
+            f"{stages.wait_for_disk:.1f} s; beside it decoding {stages.decode:.1f} s, quantising {stages.keep:.1f} s, "
+            f"writing {stages.write:.1f} s; loading the encoder {stages.load:.1f} s"
+        )
+
+    def _keep_what_is_done(self) -> None:
+        try:
+            self.writer.publish(self.outputs)
+        except StoreError as error:
+            self.run.progress.detail(f"could not publish the shards that are finished ({error}); the next run will")
+
+    def _copy(self, digest: str, task: ShardTask) -> Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None:
+        """The stored features of the same audio in a split that stood when the plan was made."""
+        plan = next(plan for plan in self.writer.plans if plan.number == task.plan)
+        for split, shards in plan.copy_from.items():
+            store, rows = self._source(split)
+            row = rows.get(digest)
+            if store is None or row is None or row["shard"] >= shards:
+                continue
+            if all(output.name in store.outputs for output in task.outputs):
+                at, frames = row["row"], row["frames"]
+                return {
+                    o.name: (
+                        store.quantized(at, frames, o.name),
+                        store.affine(at, o.name) if o.dtype == "int8" else None,
+                    )
+                    for o in task.outputs
+                }
+        return None
+
+    def _source(self, split: str) -> tuple[FeatureStore | None, dict[str, dict[str, Any]]]:
+        if split not in self._copies:
+            try:
+                store = FeatureStore(self.run.feature_set.path / split)
+            except StoreError:
+                self._copies[split] = None, {}
+            else:
+                rows = store.table.select(["audio_sha256", "shard", "row", "frames"]).to_pylist()
+                self._copies[split] = store, {row["audio_sha256"]: row for row in rows}
+        return self._copies[split]
+
+    def _commit(self, result: ShardResult) -> None:
+        """Commit a finished shard: failures first, then the shard files, then the record."""
+        task, found = result.task, self.found
+        if result.failed:
+            found.failed.update(result.failed)
+            self._write_failures()
+            for name, reason in sorted(result.failed.items()):
+                self.run.progress.failure(name, reason)
+        if task.expected_hashes and result.failed:
+            self.run.progress.say(
+                f"Shard {task.shard} cannot get {', '.join(o.name for o in task.outputs)}: "
+                f"{len(result.failed)} of its utterances failed, and every output of a split holds the same utterances"
+            )
+            return
+        names = [place.id for place in task.places if place.id not in result.failed]
+        for place in task.places:
+            if place.id in result.hashes and place.id not in result.failed:
+                facts = AudioFacts(place.samples, result.hashes[place.id])
+                self._learnt.append((found.utterances[place.id], facts))
+        if not names:
+            return
+        commit = self.writer.commits.get(task.shard)
+        absent = commit.absent if commit else sorted(result.failed)
+        items = {o.name: [result.items[o.name][name] for name in names] for o in task.outputs}
+        specs = {output.name: output for output in task.outputs}
+        self.writer.commit(task.shard, task.plan, absent, items, specs, result.noise, self._made)
+        self.copied |= result.copied & set(names)
+        self.encoded |= set(names) - result.copied
+        if time.monotonic() - self._published_at > PUBLISH_SECONDS:
+            self.writer.publish(self.outputs)
+            self._flush_cache()
+            self._published_at = time.monotonic()
+
+    def _flush_cache(self) -> None:
+        self.run.cache.keep_audio(self._learnt, self.run.encoder.sample_rate)
+        self._learnt = []
+
+    def _update_descriptions(self) -> None:
+        if not self.writer.paths.table.exists():
+            return
+        table, changed = updated_table(self.writer.table, self.found.utterances, self.root)
+        if changed:
+            self.writer.set_table(table)
+            done = self.encoded | self.copied
+            if changed and not done:
+                self.run.progress.say(
+                    f"Updated what the corpus says of {changed} utterances; nothing had to be encoded"
+                )
+
+    def _write_failures(self) -> None:
+        about = {*self.found.considered, *self.found.failed, *self.encoded, *self.copied}
+        others = [
+            entry
+            for entry in self.writer.read_failures()
+            if entry["id"] not in about and entry["id"] in self.found.utterances
+        ]
+        failed = [{"id": name, "reason": reason} for name, reason in self.found.failed.items()]
+        entries = [*others, *self.found.problems, *failed]
+        if entries or self.writer.paths.failures.exists():
+            self.writer.write_failures(entries)
+
+    def _finish(self) -> SplitReport:
+        report, found = self.report, self.found
+        self._flush_cache()
+        about = {*found.considered, *self.encoded, *self.copied, *found.failed}
+        failed = set(found.failed)
+        report.encoded = len(self.encoded - failed)
+        report.copied = len(self.copied - self.encoded - failed)
+        report.failed = len(failed) + len(found.problems)
+        report.utterances = len(about) + len(found.problems)
+        report.reused = report.utterances - report.encoded - report.copied - report.failed
+        seconds = {p.id: p.samples for plan in self.writer.plans for p in plan.places}
+        rate = self.run.encoder.sample_rate
+        encoded_seconds = sum(seconds[name] for name in self.encoded) / rate
+        report.audio_seconds = round(sum(seconds.get(name, 0) for name in about - failed) / rate, 3)
+        report.rtfx = round(encoded_seconds / report.pipeline_seconds, 2) if report.pipeline_seconds else 0.0
+        report.pipeline_seconds = round(report.pipeline_seconds, 3)
+        report.encoder_seconds = round(report.encoder_seconds, 3)
+        report.bytes = sum(
+            entry["size"] + entry.get("affine", {}).get("size", 0)
+            for commit in self.writer.commits.values()
+            for entry in commit.outputs.values()
+        )
+        for entry in found.problems:
+            self.run.progress.failure(entry["id"], entry["reason"])
+        return report

@@ -1,0 +1,83 @@
+"""The one progress display: a live line on a terminal, plain lines now and then otherwise; all of it on stderr."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+PLAIN_SECONDS = 15.0
+
+
+class Progress:
+    """Tells what a run does. `quiet` leaves failures alone; `verbose` adds details."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.console = Console(file=self.stream, highlight=False, soft_wrap=True)
+        self.quiet, self.verbose = quiet, verbose
+        self._bar: tuple[Bar, TaskID] | None = None
+        self._done = self._total = self._begun = self._told = 0.0
+        self._title = ""
+
+    def say(self, line: str) -> None:
+        """One line about a phase that has ended, or a fact worth knowing."""
+        if not self.quiet:
+            self._print(line)
+
+    def detail(self, line: str) -> None:
+        """A line for those who asked for details."""
+        if self.verbose and not self.quiet:
+            self._print(line)
+
+    def failure(self, name: str, reason: str) -> None:
+        """An utterance that could not be used; told even when quiet."""
+        self._print(f"failed: {name}: {reason}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line.replace("\n", " "), markup=False, emoji=False)
+
+    @contextmanager
+    def task(self, title: str, seconds: float) -> Iterator[None]:
+        """A stretch of work on so many seconds of audio."""
+        self._title, self._total, self._done = title, seconds, 0.0
+        self._begun = self._told = time.monotonic()
+        if self.quiet or not self.console.is_terminal:
+            yield
+            return
+        with Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=self.console,
+            transient=True,
+        ) as bar:
+            self._bar = bar, bar.add_task(title, total=seconds, state="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def advance(self, seconds: float) -> None:
+        """So many seconds of audio more are done."""
+        self._done += seconds
+        now = time.monotonic()
+        rate = self._done / max(now - self._begun, 1e-6)
+        left = (self._total - self._done) / rate if rate else 0.0
+        state = f"{self._done / 3600:.2f} of {self._total / 3600:.2f} h, {rate:.0f} times real time, {_span(left)} left"
+        if self._bar:
+            bar, task = self._bar
+            bar.update(task, completed=self._done, state=state)
+        elif now - self._told > PLAIN_SECONDS:
+            self._told = now
+            self.say(f"{self._title}: {state}")
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

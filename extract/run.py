@@ -1,0 +1,244 @@
+"""One run of extract-features: from a request to committed shards, encoding nothing that stands already."""
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from encodeonce.extract.audio import MIXING, RESAMPLER
+from encodeonce.extract.batching import CONTEXT_SECONDS, CUT_SECONDS
+from encodeonce.extract.cache import FileCache
+from encodeonce.extract.corpora import list_corpus
+from encodeonce.extract.encoders.base import PRECISIONS, Encoder
+from encodeonce.extract.encoders.registry import find_encoder
+from encodeonce.extract.job import SplitJob, SplitReport
+from encodeonce.extract.progress import Progress
+from encodeonce.extract.survey import survey
+from encodeonce.store.format import FORMAT_VERSION, ROW_ALIGNMENT
+from encodeonce.store.identity import describe_difference, differences
+from encodeonce.store.layout import SET_FILE, FeatureSet, Output, SplitAttributes, feature_sets, set_folder
+from encodeonce.store.plan import shard_frames_for
+from encodeonce.store.writer import SplitWriter
+
+if TYPE_CHECKING:
+    from encodeonce.extract.encode import BatchEncoder
+
+DTYPES = ("float16", "float32", "int8")
+LIBRARIES = ("encodeonce", "numpy", "soundfile", "torch", "torchaudio", "transformers", "onnxruntime")
+BATCH_SECONDS = {"cpu": 0.0, "cuda": 320.0}
+"""Padded audio of a batch by kind of device. On a CPU one utterance at a time is as fast as any batch (docs/speed.md)."""
+
+
+class RequestError(Exception):
+    """The request itself is wrong; the message says what and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    encoder: str
+    splits: tuple[str, ...]
+    data: Path = Path("data")
+    corpus: str = "auto"
+    store: Path = Path("features")
+    layers: str = "last"
+    dtype: str = "float16"
+    precision: str = "auto"
+    device: str = "auto"
+    batch_seconds: float | None = None
+    cut_seconds: float = CUT_SECONDS
+    context_seconds: float = CONTEXT_SECONDS
+    shard_frames: int | None = None
+    limit: int | None = None
+    replace: bool = False
+    workers: int = 0
+
+
+class Run:
+    """A request on its way through its splits. Messages go to `progress`; reports are returned."""
+
+    def __init__(self, request: Request, progress: Progress, cache: FileCache) -> None:
+        self.request, self.progress, self.cache = request, progress, cache
+        check_request(request)
+        self.workers = request.workers or min(8, os.cpu_count() or 1)
+        self.encoder: Encoder = find_encoder(request.encoder, cache)
+        self.outputs = {output.name: output for output in self.encoder.outputs(request.layers, request.dtype)}
+        self._device: str | None = None
+        self.feature_set = self._feature_set()
+
+    def identity(self, precision: str) -> dict[str, Any]:
+        """What the fingerprint of the feature set hashes."""
+        own = self.encoder.identity()
+        request = self.request
+        return {
+            "format_version": FORMAT_VERSION,
+            "encoder": own["encoder"],
+            "weights": own["weights"],
+            "preprocessing": {
+                "sample_rate": self.encoder.sample_rate,
+                "channels": MIXING,
+                "resampling": RESAMPLER,
+                "normalise": own["normalise"],
+            },
+            "cutting": {
+                "rule": "even windows",
+                "cut_seconds": float(request.cut_seconds),
+                "context_seconds": float(request.context_seconds),
+            },
+            "precision": precision,
+        }
+
+    def _feature_set(self) -> FeatureSet:
+        """The standing feature set that fits the request, or a new one that is not written yet."""
+        request, store = self.request, self.request.store
+        standing = list(feature_sets(store)) if store.is_dir() else []
+        precisions = [request.precision] if request.precision != "auto" else ["float32", "bfloat16", "float16"]
+        for precision in precisions:
+            identity = self.identity(precision)
+            for found in standing:
+                if found.identity == identity:
+                    return found
+        identity = self.identity(precisions[0])
+        for found in standing:
+            if found.encoder == self.encoder.name:
+                lines = [describe_difference(*d) for d in differences(identity, found.identity)]
+                self.progress.say(f"A new feature set: it differs from {found.path.name} in {'; '.join(lines)}")
+        provenance = {
+            "source": self.encoder.source,
+            "versions": self.versions(),
+        }
+        return FeatureSet(set_folder(store, self.encoder.name, identity), self.encoder.name, identity, {}, provenance)
+
+    @property
+    def precision(self) -> str:
+        """What the encoder computes in."""
+        return self.feature_set.identity["precision"]
+
+    def split(self, name: str) -> SplitReport:
+        """Bring one split up to date."""
+        begun = time.perf_counter()
+        listing = list_corpus(self.request.data, name, self.request.corpus)
+        self.progress.say(f"Found {len(listing.utterances)} utterances of {name} ({listing.layout} in {listing.root})")
+        path = self.split_folder(name)
+        with SplitWriter(path, self.attributes(name)) as writer:
+            found = survey(
+                listing, self.request.limit, writer, self.encoder, self.cache, self.request.replace, self.workers
+            )
+            report = SplitJob(self, name, writer, listing.root, found).execute()
+        report.wall_seconds = round(time.perf_counter() - begun, 3)
+        return report
+
+    def split_folder(self, name: str) -> Path:
+        """Where a split lies in the store."""
+        parts = Path(name).parts
+        if Path(name).is_absolute() or not parts or any(part in ("..", ".") or part.startswith(".") for part in parts):
+            raise RequestError(
+                f"--split {name!r} is no name of a split; give one such as train-clean-100, and the place with --data"
+            )
+        return self.feature_set.path / name
+
+    def shard_frames(self, longest: int) -> int:
+        """Rows of the shards of a new split, given its longest utterance."""
+        if self.request.shard_frames is not None:
+            return -(-self.request.shard_frames // ROW_ALIGNMENT) * ROW_ALIGNMENT
+        row_bytes = max(output.width * np.dtype(output.dtype).itemsize for output in self.outputs.values())
+        return shard_frames_for(row_bytes, longest)
+
+    def attributes(self, name: str) -> SplitAttributes:
+        """The attributes of a new split."""
+        return SplitAttributes(
+            fingerprint=self.feature_set.fingerprint,
+            encoder=self.encoder.name,
+            split=name,
+            sample_rate=self.encoder.sample_rate,
+            samples_per_frame=self.encoder.samples_per_frame,
+            shard_frames=self.shard_frames(0),
+        )
+
+    def write_feature_set(self, outputs: Mapping[str, Output]) -> None:
+        """Write feature-set.json, where it does not list the outputs already."""
+        wanted = {**self.feature_set.outputs, **outputs}
+        if wanted != self.feature_set.outputs or not (self.feature_set.path / SET_FILE).exists():
+            self.feature_set = replace(self.feature_set, outputs=wanted)
+            self.feature_set.write()
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        """The versions of the libraries that take part."""
+        found = {}
+        for name in LIBRARIES:
+            with suppress(PackageNotFoundError):
+                found[name] = version(name)
+        return found
+
+    def find_device(self) -> str:
+        """The device, `auto` resolved."""
+        if self._device is None:
+            import torch
+
+            wanted = self.request.device
+            have = torch.cuda.is_available()
+            self._device = ("cuda" if have else "cpu") if wanted == "auto" else wanted
+            if self._device.startswith("cuda") and not have:
+                raise RequestError(f"--device {wanted}: torch sees no CUDA GPU here; take --device cpu")
+            if self._device.startswith("cuda:") and int(self._device[5:]) >= torch.cuda.device_count():
+                raise RequestError(f"--device {wanted}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+        return self._device
+
+    def batch_seconds(self) -> float:
+        """Padded audio of a batch, in seconds; 0 is one utterance at a time."""
+        if self.request.batch_seconds is not None:
+            return self.request.batch_seconds
+        return BATCH_SECONDS[self.find_device().split(":")[0]]
+
+    @staticmethod
+    def threads() -> int:
+        """Threads that torch computes with."""
+        import torch
+
+        return torch.get_num_threads()
+
+    def load(self, outputs: Sequence[Output]) -> "BatchEncoder":
+        """Load the encoder, ready for some outputs."""
+        from encodeonce.extract.encode import BatchEncoder, Cutting
+
+        device, begun = self.find_device(), time.perf_counter()
+        loaded = self.encoder.load(device, self.precision, outputs)
+        self.progress.say(
+            f"Loaded {self.encoder.name} on {device} in {self.precision} ({time.perf_counter() - begun:.1f} s)"
+        )
+        return BatchEncoder(
+            self.encoder,
+            loaded,
+            Cutting(self.request.cut_seconds, self.request.context_seconds),
+            self.precision,
+            lambda: self.encoder.load(device, "float32", outputs),
+        )
+
+
+def check_request(request: Request) -> None:
+    """Refuse values that cannot mean anything."""
+    if request.dtype not in DTYPES:
+        raise RequestError(f"--dtype {request.dtype!r}: take one of {', '.join(DTYPES)}")
+    if request.precision not in ("auto", *PRECISIONS):
+        raise RequestError(f"--precision {request.precision!r}: take auto or one of {', '.join(PRECISIONS)}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
+        raise RequestError(f"--device {request.device!r}: take auto, cpu, cuda or cuda:N")
+    if request.limit is not None and request.limit < 1:
+        raise RequestError(f"--limit {request.limit}: take 1 or more")
+    if request.shard_frames is not None and request.shard_frames < 1:
+        raise RequestError(f"--shard-frames {request.shard_frames}: take 1 or more")
+    if request.batch_seconds is not None and request.batch_seconds < 0:
+        raise RequestError(f"--batch-seconds {request.batch_seconds:g}: take 0 (one utterance at a time) or more")
+    if not 0 <= 2 * request.context_seconds <= 0.9 * request.cut_seconds:
+        raise RequestError(
+            f"--cut-seconds {request.cut_seconds:g} with {request.context_seconds:g} s of context on each side leaves "
+            f"nothing to keep; take a longer cut"
+        )

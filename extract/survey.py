@@ -1,0 +1,212 @@
+"""What a run has to do for a split: every utterance of the corpus is new, known, changed, pending or unusable."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from encodeonce.extract.audio import AudioError, count_samples, read_audio
+from encodeonce.extract.cache import AudioFacts, FileCache
+from encodeonce.extract.corpora.base import Listing, Utterance
+from encodeonce.extract.encoders.base import Encoder
+from encodeonce.store.identity import audio_hash
+from encodeonce.store.plan import Place
+from encodeonce.store.table import DESCRIPTIVE, SCHEMA, TRANSLATION, metadata_text
+from encodeonce.store.writer import SplitWriter
+
+CHANGED = "its audio changed since it was stored; run again with --replace to encode it anew"
+
+
+@dataclass
+class Survey:
+    """The utterances of a corpus, sorted by what has to be done with them."""
+
+    utterances: dict[str, Utterance]
+    """Everything that the corpus lists, by id."""
+    considered: list[str]
+    """The ids that this run is about: all, or the first few where there is a limit."""
+    problems: list[dict[str, str]]
+    """Entries of the corpus that are no utterance."""
+    new: list[tuple[str, int, int]] = field(default_factory=list)
+    """(id, samples, frames) of what has no place yet."""
+    pending: set[str] = field(default_factory=set)
+    """Ids with a place in a shard that is not committed yet."""
+    reused: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    gone: int = 0
+    """Stored utterances that the corpus does not list any more; they are kept."""
+
+
+def survey(
+    listing: Listing,
+    limit: int | None,
+    writer: SplitWriter,
+    encoder: Encoder,
+    cache: FileCache,
+    replace: bool,
+    workers: int,
+) -> Survey:
+    """Sort a corpus into new, pending, reused and failed, decoding only what is not known yet and has to be."""
+    wanted = listing.utterances[:limit]
+    found = Survey(
+        {utterance.id: utterance for utterance in listing.utterances},
+        [utterance.id for utterance in wanted],
+        [{"id": problem.id, "reason": _located(problem.reason, problem.where)} for problem in listing.problems],
+    )
+    stored = dict(zip(*(writer.table[name].to_pylist() for name in ("id", "audio_sha256")), strict=True))
+    live = writer.live_shards()
+    for name in live.keys() - stored.keys():
+        stored[name] = ""  # committed, but not in the table yet: its hash stands in the shard
+    pending = {p.id: p for plan in writer.plans for p in plan.places if p.shard not in writer.commits}
+    facts = dict(zip(found.considered, cache.audio(wanted, encoder.sample_rate), strict=True))
+    earlier_failures = {entry["id"] for entry in writer.read_failures()}
+
+    doubtful, uncounted, retried = [], [], []
+    for name in found.considered:
+        utterance, fact = found.utterances[name], facts[name]
+        if name in pending:
+            found.pending.add(name)
+        elif name in stored:
+            if fact and fact.sha256 and fact.sha256 == stored[name]:
+                found.reused.add(name)
+            else:
+                doubtful.append(utterance)
+        elif name in earlier_failures:
+            retried.append(utterance)
+        elif fact is None:
+            uncounted.append(utterance)
+        else:
+            _give_place(found, encoder, name, fact.samples)
+    found.gone = len(stored.keys() - found.utterances.keys())
+
+    with ThreadPoolExecutor(workers, "survey") as pool:
+        learnt: list[tuple[Utterance, AudioFacts]] = []
+        for utterance, samples in _each(pool, found, uncounted, lambda u: count_samples(u, encoder.sample_rate)):
+            learnt.append((utterance, AudioFacts(samples, None)))
+            _give_place(found, encoder, utterance.id, samples)
+        for utterance, fact in _each(pool, found, retried, lambda u: _decoded(u, encoder.sample_rate)):
+            learnt.append((utterance, fact))
+            _give_place(found, encoder, utterance.id, fact.samples)
+        hashes = _hashes_in_shards(writer, {u.id for u in doubtful if stored[u.id] == ""}, live)
+        for utterance, fact in _each(pool, found, doubtful, lambda u: _decoded(u, encoder.sample_rate)):
+            learnt.append((utterance, fact))
+            if fact.sha256 == (stored[utterance.id] or hashes[utterance.id]):
+                found.reused.add(utterance.id)
+            elif replace:
+                _give_place(found, encoder, utterance.id, fact.samples)
+            else:
+                found.failed[utterance.id] = f"{utterance.audio}: {CHANGED}"
+        cache.keep_audio(learnt, encoder.sample_rate)
+    return found
+
+
+def _each(
+    pool: ThreadPoolExecutor, found: Survey, utterances: Sequence[Utterance], work: Any
+) -> Iterator[tuple[Utterance, Any]]:
+    """Results of some work on utterances in order; the ones whose audio cannot be used become failures."""
+
+    def attempt(utterance: Utterance) -> Any:
+        try:
+            return work(utterance)
+        except AudioError as error:
+            return error
+
+    for utterance, result in zip(utterances, pool.map(attempt, utterances), strict=True):
+        if isinstance(result, AudioError):
+            found.failed[utterance.id] = str(result)
+        else:
+            yield utterance, result
+
+
+def _decoded(utterance: Utterance, rate: int) -> AudioFacts:
+    samples = read_audio(utterance, rate)
+    return AudioFacts(len(samples), audio_hash(samples))
+
+
+def _give_place(found: Survey, encoder: Encoder, name: str, samples: int) -> None:
+    frames = encoder.frames(samples)
+    if frames > 0:
+        found.new.append((name, samples, frames))
+        return
+    rate = encoder.sample_rate
+    least = next(n for n in range(1, rate * 60) if encoder.frames(n) > 0)
+    found.failed[name] = (
+        f"{found.utterances[name].audio}: too short: {samples} samples ({1000 * samples / rate:.0f} ms) give no frame; "
+        f"{encoder.name} needs {least} ({1000 * least / rate:.0f} ms)"
+    )
+
+
+def _hashes_in_shards(writer: SplitWriter, names: set[str], live: dict[str, int]) -> dict[str, str]:
+    from encodeonce.store.format import read_records
+
+    hashes = {}
+    for shard in sorted({live[name] for name in names}):
+        output = next(iter(writer.commits[shard].outputs))
+        for record in read_records(str(writer.paths.shard(output, shard))):
+            hashes[record["id"]] = record["audio_sha256"]
+    return hashes
+
+
+def _located(reason: str, where: str) -> str:
+    return f"{where}: {reason}" if where and where not in reason else reason
+
+
+def make_record(place: Place, utterance: Utterance, digest: str, root: Path, rate: int) -> dict[str, Any]:
+    """What is written of an utterance beside its features: the row of the table, and the JSON member of the shard."""
+    return {
+        "id": place.id,
+        "shard": place.shard,
+        "row": place.row,
+        "frames": place.frames,
+        "samples": place.samples,
+        "duration": place.samples / rate,
+        "audio_sha256": digest,
+        **describe(utterance, root),
+    }
+
+
+def describe(utterance: Utterance, root: Path) -> dict[str, Any]:
+    """The part of a record that the corpus says and a corrected corpus may change."""
+    audio = utterance.audio
+    segmented = utterance.offset or utterance.duration is not None
+    return {
+        "audio": (audio.relative_to(root) if audio.is_relative_to(root) else audio).as_posix(),
+        "offset": float(utterance.offset) if segmented else None,
+        "channel": utterance.channel,
+        "speaker": utterance.speaker,
+        "language": utterance.language,
+        "text": utterance.text,
+        "translations": dict(sorted(utterance.translations.items())),
+        "metadata": dict(sorted(utterance.metadata.items())),
+    }
+
+
+def updated_table(table: pa.Table, utterances: dict[str, Utterance], root: Path) -> tuple[pa.Table, int]:
+    """The table with what the corpus says now of its utterances, and how many rows that changed."""
+    languages = {name.removeprefix(TRANSLATION) for name in table.column_names if name.startswith(TRANSLATION)}
+    languages.update(*(utterance.translations for utterance in utterances.values()))
+    columns = [*DESCRIPTIVE, *(TRANSLATION + language for language in sorted(languages))]
+    standing = {
+        name: table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in columns
+    }
+    changed = 0
+    for i, name in enumerate(table["id"].to_pylist()):
+        utterance = utterances.get(name)
+        if utterance is None:
+            continue
+        said = describe(utterance, root)
+        said["metadata"] = metadata_text(said["metadata"])
+        said |= {TRANSLATION + language: said["translations"].get(language) for language in languages}
+        different = [column for column in columns if standing[column][i] != said[column]]
+        for column in different:
+            standing[column][i] = said[column]
+        changed += bool(different)
+    if changed:
+        for column in columns:
+            values = pa.array(standing[column], SCHEMA.field(column).type if column in SCHEMA.names else pa.string())
+            at = table.column_names.index(column) if column in table.column_names else None
+            field = SCHEMA.field(column) if column in SCHEMA.names else pa.field(column, pa.string())
+            table = table.append_column(field, values) if at is None else table.set_column(at, field, values)
+    return table, changed

@@ -1,0 +1,9 @@
+"""The errors a store raises: each names the thing, the value and the way out."""
+
+
+class StoreError(Exception):
+    """A store, feature set or split that is not there, not whole, or not what was asked for."""
+
+
+class DamagedError(StoreError):
+    """Bytes of a store that are not what its records say."""

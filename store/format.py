@@ -1,0 +1,224 @@
+"""The bytes of a shard: a tar of .npy members whose payloads are the chunks of a Zarr v3 shard.
+
+    tar members     for each utterance <key>.npy [T, D], for int8 <key>.affine.npy [2, D], <key>.json
+    two zero blocks every tar reader stops here
+    tail chunks     for each T that is no multiple of C: its last T mod C frames once more, zero-padded to C rows
+    index           Zarr `sharding_indexed`, index_location end: (offset, nbytes) uint64 pairs, crc32c
+
+An utterance's full inner chunks point inside its .npy payload, its last one at its tail chunk, unused chunks are absent.
+See docs/format.md. Everything here is a pure function of its arguments.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from encodeonce.store.errors import DamagedError
+from encodeonce.store.identity import member_key
+
+FORMAT_VERSION = 1
+BLOCK = 512
+ABSENT = np.uint64(2**64 - 1)
+ROW_ALIGNMENT = 64
+"""Utterances start at multiples of this many rows: the largest inner chunk, so that outputs of any width fit later."""
+
+
+def chunk_frames(width: int) -> int:
+    """Rows C of an inner chunk for an output of `width` values a frame."""
+    return 16 if width >= 256 else 64
+
+
+@dataclass(frozen=True, slots=True)
+class ShardItem:
+    """One utterance of a shard: `row` is its first row within the shard, `values` [T, D], `affine` [2, D] for int8."""
+
+    id: str
+    row: int
+    values: np.ndarray
+    record: dict[str, Any]
+    affine: np.ndarray | None = None
+
+
+def pack_shard(items: Sequence[ShardItem], shard_frames: int) -> Iterator[bytes | memoryview]:
+    """The bytes of a shard file, piece by piece, for utterances in the order of their rows."""
+    width, dtype = items[0].values.shape[1], items[0].values.dtype
+    chunk = chunk_frames(width)
+    frame_bytes = width * dtype.itemsize
+    index = np.full((shard_frames // chunk, 2), ABSENT, dtype="<u8")
+    tails: list[tuple[int, np.ndarray]] = []
+    position = 0
+    for item in items:
+        key = member_key(item.id)
+        frames = item.values.shape[0]
+        first, full = item.row // chunk, frames // chunk
+        for suffix, array in ((".npy", item.values), (".affine.npy", item.affine)):
+            if array is None:
+                continue
+            head = _npy_header(array)
+            head = _tar_header(key + suffix, len(head) + array.nbytes) + head
+            yield head
+            if suffix == ".npy":
+                starts = position + len(head) + np.arange(full, dtype="<u8") * (chunk * frame_bytes)
+                index[first : first + full, 0] = starts
+                index[first : first + full, 1] = chunk * frame_bytes
+                if frames % chunk:
+                    tails.append((first + full, array[full * chunk :]))
+            yield memoryview(np.ascontiguousarray(array)).cast("B")
+            position += len(head) + array.nbytes
+            yield (padding := bytes(-position % BLOCK))
+            position += len(padding)
+        text = json.dumps(item.record, ensure_ascii=False, separators=(",", ":")).encode()
+        member = _tar_header(f"{key}.json", len(text)) + text
+        member += bytes(-len(member) % BLOCK)
+        yield member
+        position += len(member)
+    yield bytes(2 * BLOCK)
+    position += 2 * BLOCK
+    for slot, tail in tails:
+        padded = np.zeros((chunk, width), dtype)
+        padded[: len(tail)] = tail
+        index[slot] = position, padded.nbytes
+        yield padded.tobytes()
+        position += padded.nbytes
+    yield _seal_index(index)
+
+
+def pack_affine_shard(items: Sequence[ShardItem], shard_frames: int) -> Iterator[bytes | memoryview]:
+    """The Zarr shard of an int8 output's scales: at slot `row // C` the `[2, D]` scale and offset of an utterance."""
+    chunk = chunk_frames(items[0].values.shape[1])
+    index = np.full((shard_frames // chunk, 2), ABSENT, dtype="<u8")
+    position = 0
+    for item in items:
+        assert item.affine is not None
+        index[item.row // chunk] = position, item.affine.nbytes
+        yield item.affine.astype("<f4").tobytes()
+        position += item.affine.nbytes
+    yield _seal_index(index)
+
+
+def read_index(data: memoryview | np.ndarray, shard_frames: int, width: int, where: str) -> np.ndarray:
+    """The chunk index `[slots, 2]` (offset, nbytes) of a shard's bytes, its checksum verified.
+
+    Raises:
+        DamagedError: too short, or the checksum does not hold.
+    """
+    slots = shard_frames // chunk_frames(width)
+    size = slots * 16 + 4
+    if len(data) < size:
+        raise DamagedError(f"{where} is truncated: {len(data)} bytes, its index alone takes {size}")
+    raw = bytes(data[-size:])
+    found, stored = google_crc32c.value(raw[:-4]), int.from_bytes(raw[-4:], "little")
+    if found != stored:
+        raise DamagedError(f"{where} has a damaged index: crc32c {found:08x}, recorded {stored:08x}")
+    return np.frombuffer(raw[:-4], "<u8").reshape(slots, 2)
+
+
+def read_records(path: str) -> Iterator[dict[str, Any]]:
+    """The JSON member of every utterance of a shard file, in the order of their rows."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    yield json.loads(file.read())
+    except (tarfile.TarError, ValueError) as error:
+        raise DamagedError(f"{path} cannot be read as a tar of utterances: {error}") from error
+
+
+def read_items(path: str, shard_frames: int) -> list[ShardItem]:
+    """Every utterance of a shard file, read from its tar members."""
+    items: list[ShardItem] = []
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                assert file is not None
+                suffix = member.name.partition(".")[2]
+                if suffix == "json":
+                    record = json.loads(file.read())
+                    row = record["row"] % shard_frames
+                    items.append(ShardItem(record["id"], row, arrays["npy"], record, arrays.get("affine.npy")))
+                    arrays = {}
+                else:
+                    arrays[suffix] = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
+    except (tarfile.TarError, ValueError, KeyError) as error:
+        raise DamagedError(f"{path} cannot be read as a tar of utterances: {error!r}") from error
+    return items
+
+
+def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
+    """zarr.json of a split's group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def array_metadata(
+    name: str, shards: int, shard_frames: int, width: int, dtype: str, attributes: dict[str, Any]
+) -> dict[str, Any]:
+    """zarr.json of an output: `[shards * shard_frames, width]`, one shard file a chunk of the grid."""
+    shape, grid, inner = [shards * shard_frames, width], [shard_frames, width], [chunk_frames(width), width]
+    return _sharded_array(shape, grid, inner, dtype, ["frame", f"feature_{name}"], attributes)
+
+
+def affine_metadata(
+    name: str, shards: int, shard_frames: int, width: int, attributes: dict[str, Any]
+) -> dict[str, Any]:
+    """zarr.json of an int8 output's scales: `[rows // C, 2, width]` float32."""
+    slots = shard_frames // chunk_frames(width)
+    shape, grid, inner = [shards * slots, 2, width], [slots, 2, width], [1, 2, width]
+    return _sharded_array(shape, grid, inner, "float32", [f"slot_{name}", "affine", f"feature_{name}"], attributes)
+
+
+def _sharded_array(
+    shape: list[int], grid: list[int], inner: list[int], dtype: str, names: list[str], attributes: dict[str, Any]
+) -> dict[str, Any]:
+    little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+    values = {"name": "bytes"} if np.dtype(dtype).itemsize == 1 else little
+    return {
+        "shape": shape,
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": grid}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if np.dtype(dtype).kind == "f" else 0,
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": inner,
+                    "codecs": [values],
+                    "index_codecs": [little, {"name": "crc32c"}],
+                    "index_location": "end",
+                },
+            }
+        ],
+        "attributes": attributes,
+        "dimension_names": names,
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def _seal_index(index: np.ndarray) -> bytes:
+    raw = index.tobytes()
+    return raw + google_crc32c.value(raw).to_bytes(4, "little")
+
+
+def _npy_header(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": array.dtype.newbyteorder("<").str, "fortran_order": False, "shape": array.shape}
+    )
+    return buffer.getvalue()
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.PAX_FORMAT if len(name) > 100 else tarfile.USTAR_FORMAT)

@@ -1,0 +1,210 @@
+"""Where things lie in a store, and the small records beside the shards: feature-set.json, commits, group attributes."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.files import read_json, write_json
+from encodeonce.store.format import FORMAT_VERSION
+from encodeonce.store.identity import fingerprint
+
+SET_FILE = "feature-set.json"
+TABLE_FILE = "utterances.parquet"
+ATTRIBUTES_KEY = "encodeonce"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One array of a feature set: `what` says what it holds ("hidden_states[24]"), `dtype` how it is kept."""
+
+    name: str
+    width: int
+    dtype: str
+    what: str
+    derived_from: str | None = None
+
+    @property
+    def affine_name(self) -> str | None:
+        """The array of scales and offsets beside an int8 output."""
+        return f"{self.name}-affine" if self.dtype == "int8" else None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """One encoder, used in one way: the folder `<encoder>-<fingerprint, 8 hex>` of a store."""
+
+    path: Path
+    encoder: str
+    identity: dict[str, Any]
+    outputs: dict[str, Output]
+    provenance: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the identity, 64 hex digits."""
+        return fingerprint(self.identity)
+
+    def splits(self) -> list[Path]:
+        """The folders of its splits, by name."""
+        return sorted(zarr.parent.parent for zarr in self.path.glob("**/features.zarr/zarr.json"))
+
+    def write(self) -> None:
+        """Write feature-set.json."""
+        write_json(
+            self.path / SET_FILE,
+            {
+                "format": "encodeonce feature set",
+                "format_version": FORMAT_VERSION,
+                "encoder": self.encoder,
+                "fingerprint": self.fingerprint,
+                "identity": self.identity,
+                "outputs": {name: asdict(output) for name, output in sorted(self.outputs.items())},
+                "provenance": self.provenance,
+            },
+        )
+
+
+def read_feature_set(path: Path) -> FeatureSet:
+    """Read a feature set's folder.
+
+    Raises:
+        StoreError: no feature set, or one of a newer format. DamagedError: the fingerprint is not that of the identity.
+    """
+    data = read_json(path / SET_FILE)
+    check_version(data.get("format_version"), path)
+    try:
+        outputs = {name: Output(**entry) for name, entry in data["outputs"].items()}
+        found = FeatureSet(path, data["encoder"], data["identity"], outputs, data["provenance"])
+        recorded = data["fingerprint"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path / SET_FILE} lacks a field: {error}") from error
+    if found.fingerprint != recorded:
+        raise DamagedError(f"{path / SET_FILE}: fingerprint {recorded}, but its identity gives {found.fingerprint}")
+    return found
+
+
+def check_version(version: Any, path: Path) -> None:
+    """Refuse what a newer encodeonce wrote."""
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {version}; this encodeonce reads up to {FORMAT_VERSION}: upgrade it to read the store"
+        )
+
+
+def feature_sets(store: Path) -> Iterator[FeatureSet]:
+    """The feature sets of a store, by name."""
+    for path in sorted(store.glob(f"*/{SET_FILE}")):
+        yield read_feature_set(path.parent)
+
+
+def set_folder(store: Path, encoder: str, identity: Mapping[str, Any]) -> Path:
+    """The folder a new feature set gets."""
+    return store / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', encoder).strip('-.') or 'encoder'}-{fingerprint(identity)[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPaths:
+    """The files of a split."""
+
+    root: Path
+
+    @property
+    def table(self) -> Path:
+        """One row an utterance."""
+        return self.root / TABLE_FILE
+
+    @property
+    def plans(self) -> Path:
+        """The folder of the plans."""
+        return self.root / "plans"
+
+    @property
+    def failures(self) -> Path:
+        """What could not be encoded."""
+        return self.root / "failures.jsonl"
+
+    @property
+    def group(self) -> Path:
+        """The Zarr group."""
+        return self.root / "features.zarr"
+
+    @property
+    def scratch(self) -> Path:
+        """Where files lie until they are whole."""
+        return self.root / ".tmp"
+
+    def commit(self, shard: int) -> Path:
+        """The commit record of a shard."""
+        return self.root / "commits" / f"{shard}.json"
+
+    def array(self, output: str) -> Path:
+        """The folder of an output's array."""
+        return self.group / output
+
+    def shard(self, output: str, shard: int) -> Path:
+        """The shard file of an output."""
+        return self.array(output) / "c" / str(shard) / "0"
+
+    def affine_shard(self, output: str, shard: int) -> Path:
+        """The shard file of an int8 output's scales."""
+        return self.array(f"{output}-affine") / "c" / str(shard) / "0" / "0"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitAttributes:
+    """What a split's zarr.json says of it: everything a reader needs beside the table and the arrays."""
+
+    fingerprint: str
+    encoder: str
+    split: str
+    sample_rate: int
+    samples_per_frame: int
+    shard_frames: int
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.samples_per_frame
+
+    def to_json(self) -> dict[str, Any]:
+        """The attributes of the Zarr group."""
+        return {
+            ATTRIBUTES_KEY: {"format_version": FORMAT_VERSION, **asdict(self), "frame_rate": self.frame_rate},
+        }
+
+
+def read_attributes(group: Path) -> SplitAttributes:
+    """The attributes of a split's Zarr group."""
+    data = read_json(group / "zarr.json")
+    entry = data.get("attributes", {}).get(ATTRIBUTES_KEY)
+    if entry is None:
+        raise StoreError(f"{group} is no split of a feature store: its zarr.json has no '{ATTRIBUTES_KEY}' attributes")
+    check_version(entry.get("format_version"), group)
+    try:
+        return SplitAttributes(**{name: entry[name] for name in SplitAttributes.__slots__})
+    except KeyError as error:
+        raise DamagedError(f"{group / 'zarr.json'} lacks {error}") from error
+
+
+def read_output(array: Path) -> Output:
+    """The output that an array's zarr.json describes."""
+    data = read_json(array / "zarr.json")
+    try:
+        return Output(**data["attributes"][ATTRIBUTES_KEY])
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{array / 'zarr.json'} does not describe an output: {error}") from error
+
+
+def published_outputs(paths: SplitPaths) -> dict[str, Output]:
+    """The outputs that readers of a split see, by name."""
+    found = (
+        read_output(path.parent) for path in sorted(paths.group.glob("*/zarr.json")) if not _is_affine(path.parent)
+    )
+    return {output.name: output for output in found}
+
+
+def _is_affine(array: Path) -> bool:
+    return array.name.endswith("-affine")

@@ -1,0 +1,96 @@
+"""Utterances -> shards and rows, before anything is encoded. Pure but for reading and writing the plan as Parquet."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from encodeonce.store.errors import DamagedError
+from encodeonce.store.files import atomic_write
+from encodeonce.store.format import ROW_ALIGNMENT
+
+TARGET_SHARD_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an utterance belongs: `row` is global (shard * shard_frames + row in the shard)."""
+
+    id: str
+    shard: int
+    row: int
+    frames: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One plan of a split: its number, its places, and which shards of other splits its audio may be copied from."""
+
+    number: int
+    places: tuple[Place, ...]
+    copy_from: dict[str, int]
+    """split -> first shard number that did not exist yet when the plan was made"""
+
+
+def shard_frames_for(row_bytes: int, longest_frames: int) -> int:
+    """Rows of a shard: about 128 MB of the widest output, and at least the longest utterance."""
+    wanted = max(TARGET_SHARD_BYTES // row_bytes, longest_frames, 1)
+    return -(-wanted // ROW_ALIGNMENT) * ROW_ALIGNMENT
+
+
+def deal(
+    utterances: Iterable[tuple[str, int, int]], shard_frames: int, first_shard: int, number: int
+) -> tuple[Place, ...]:
+    """Deal utterances (id, samples, frames) to shards, in the order of sha256("<plan number>:<id>").
+
+    That order is random to the data and the same whatever order the corpus came in. A shard takes utterances as long
+    as they fit. Every utterance must fit an empty shard.
+    """
+    shuffled = sorted(utterances, key=lambda u: hashlib.sha256(f"{number}:{u[0]}".encode()).digest())
+    places = []
+    shard, row = first_shard, 0
+    for identity, samples, frames in shuffled:
+        if not 0 < frames <= shard_frames:
+            raise ValueError(f"{identity!r} has {frames} frames; a shard holds 1 to {shard_frames}")
+        if row + frames > shard_frames:
+            shard, row = shard + 1, 0
+        places.append(Place(identity, shard, shard * shard_frames + row, frames, samples))
+        row += -(-frames // ROW_ALIGNMENT) * ROW_ALIGNMENT
+    return tuple(places)
+
+
+def write_plan(folder: Path, plan: Plan, scratch: Path) -> None:
+    """Write plans/<n>.parquet."""
+    table = pa.table(
+        {
+            "id": pa.array([p.id for p in plan.places], pa.string()),
+            "shard": pa.array([p.shard for p in plan.places], pa.int32()),
+            "row": pa.array([p.row for p in plan.places], pa.int64()),
+            "frames": pa.array([p.frames for p in plan.places], pa.int32()),
+            "samples": pa.array([p.samples for p in plan.places], pa.int64()),
+        }
+    ).replace_schema_metadata({"copy_from": json.dumps(plan.copy_from, sort_keys=True)})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    with atomic_write(folder / f"{plan.number}.parquet", scratch) as file:
+        file.write(buffer.getbuffer())
+
+
+def read_plans(folder: Path) -> list[Plan]:
+    """All plans of a split, in order."""
+    plans = []
+    for path in sorted(folder.glob("*.parquet"), key=lambda p: int(p.stem)):
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DamagedError(f"{path} cannot be read: {error}") from error
+        columns = [table[name].to_pylist() for name in ("id", "shard", "row", "frames", "samples")]
+        metadata = table.schema.metadata or {}
+        copy_from = json.loads(metadata.get(b"copy_from", b"{}"))
+        plans.append(Plan(int(path.stem), tuple(map(Place, *columns)), copy_from))
+    return plans

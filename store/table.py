@@ -1,0 +1,89 @@
+"""utterances.parquet: one row an utterance, made of the same records that stand in the shards."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.files import atomic_write
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("frames", pa.int32(), nullable=False),
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("duration", pa.float64(), nullable=False),
+        pa.field("audio_sha256", pa.string(), nullable=False),
+        pa.field("audio", pa.string()),
+        pa.field("offset", pa.float64()),
+        pa.field("channel", pa.int32()),
+        pa.field("speaker", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("metadata", pa.string()),
+    ]
+)
+"""`row` is the global first row of the Zarr arrays, `samples` are at the encoder's rate, `duration` is in seconds,
+`metadata` is a JSON object; translations follow as columns translation_<language>."""
+
+TRANSLATION = "translation_"
+DESCRIPTIVE = ("audio", "offset", "channel", "speaker", "language", "text", "metadata")
+"""Columns that a corrected corpus may change without encoding anything; the translations are too."""
+
+
+def table_from_records(records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The table of utterance records, in their order. A record is a row whose `translations` and `metadata` are objects."""
+    columns: dict[str, Any] = {
+        name: [record.get(name) for record in records] for name in SCHEMA.names if name != "metadata"
+    }
+    columns["metadata"] = [metadata_text(record.get("metadata")) for record in records]
+    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
+    table = pa.Table.from_arrays(arrays, schema=SCHEMA)
+    for language in sorted({language for record in records for language in record.get("translations") or {}}):
+        values = [(record.get("translations") or {}).get(language) for record in records]
+        table = table.append_column(TRANSLATION + language, pa.array(values, pa.string()))
+    return table
+
+
+def metadata_text(metadata: Mapping[str, Any] | None) -> str | None:
+    """A metadata object as the column keeps it; nothing for an empty one."""
+    return json.dumps(metadata, ensure_ascii=False, sort_keys=True) if metadata else None
+
+
+def concat(tables: Iterable[pa.Table]) -> pa.Table:
+    """Tables one after the other, translations in alphabetical order, missing values null."""
+    joined = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
+    extra = sorted(name for name in joined.column_names if name.startswith(TRANSLATION))
+    return joined.select([*SCHEMA.names, *extra]).combine_chunks()
+
+
+def write_table(path: Path, table: pa.Table, scratch: Path) -> None:
+    """Write utterances.parquet atomically."""
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None), buffer, row_group_size=65536, compression="zstd")
+    with atomic_write(path, scratch) as file:
+        file.write(buffer.getbuffer())
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read utterances.parquet.
+
+    Raises:
+        StoreError: it is not there. DamagedError: it cannot be read, or lacks a column.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path} is not there: no shard of the split has been committed yet")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise DamagedError(f"{path} lacks the columns {', '.join(missing)}")
+    return table

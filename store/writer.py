@@ -1,0 +1,302 @@
+"""The writing side of a split: kept plans, the shard as a transaction, the tables that readers see.
+
+A shard counts when its commit record stands; everything else of a split can be made again from plans, shards and records.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from encodeonce.store.errors import StoreError
+from encodeonce.store.files import atomic_write, read_json, write_json, writer_lock
+from encodeonce.store.format import (
+    ShardItem,
+    affine_metadata,
+    array_metadata,
+    group_metadata,
+    pack_affine_shard,
+    pack_shard,
+    read_items,
+    read_records,
+)
+from encodeonce.store.layout import (
+    ATTRIBUTES_KEY,
+    Output,
+    SplitAttributes,
+    SplitPaths,
+    published_outputs,
+    read_attributes,
+)
+from encodeonce.store.plan import Place, Plan, deal, read_plans, write_plan
+from encodeonce.store.table import concat, read_table, table_from_records, write_table
+
+
+@dataclass
+class Commit:
+    """A commit record: what stands in a shard. `absent` are planned utterances that are not in it."""
+
+    shard: int
+    plan: int
+    utterances: int
+    frames: int
+    absent: list[str]
+    outputs: dict[str, dict[str, Any]]
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+class SplitWriter:
+    """One process's hold on a split for writing. A context manager: it locks the split and cleans up after a kill."""
+
+    def __init__(self, path: Path, attributes: SplitAttributes) -> None:
+        self.paths = SplitPaths(path)
+        self.attributes = attributes
+        self._lock = writer_lock(path)
+
+    def __enter__(self) -> Self:
+        self._lock.__enter__()
+        try:
+            shutil.rmtree(self.paths.scratch, ignore_errors=True)
+            self._load()
+        except BaseException as error:
+            self._lock.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.paths.scratch, ignore_errors=True)
+        self._lock.__exit__(kind, error, trace)
+
+    @classmethod
+    def look(cls, path: Path, attributes: SplitAttributes) -> Self:
+        """The state of a split, there or not, without locking or writing anything."""
+        writer = cls(path, attributes)
+        writer._load()
+        return writer
+
+    def _load(self) -> None:
+        if (self.paths.group / "zarr.json").exists():
+            standing = read_attributes(self.paths.group)
+            if standing.fingerprint != self.attributes.fingerprint:
+                raise StoreError(
+                    f"{self.paths.root} holds feature set {standing.fingerprint}, not {self.attributes.fingerprint}"
+                )
+            self.attributes = standing
+        self.plans = read_plans(self.paths.plans)
+        self.commits = read_commits(self.paths)
+        self.outputs = published_outputs(self.paths)
+        self.table = read_table(self.paths.table) if self.paths.table.exists() else concat([])
+
+    @property
+    def places(self) -> dict[int, list[Place]]:
+        """Every planned utterance, by shard, in the order of rows."""
+        shards: dict[int, list[Place]] = {}
+        for plan in self.plans:
+            for place in plan.places:
+                shards.setdefault(place.shard, []).append(place)
+        return shards
+
+    def present(self, shard: int, places: Sequence[Place]) -> list[Place]:
+        """The utterances of a committed shard."""
+        absent = set(self.commits[shard].absent)
+        return [place for place in places if place.id not in absent]
+
+    def begin(self, shard_frames: int) -> None:
+        """Fix the shard size of a split that has none yet; one that has keeps it."""
+        if not (self.paths.group / "zarr.json").exists():
+            self.attributes = replace(self.attributes, shard_frames=shard_frames)
+            write_json(self.paths.group / "zarr.json", group_metadata(self.attributes.to_json()), self.paths.scratch)
+
+    def append_plan(self, utterances: Iterable[tuple[str, int, int]], copy_from: Mapping[str, int]) -> Plan:
+        """Give new utterances (id, samples, frames) their places in new shards, and keep the plan."""
+        number = self.plans[-1].number + 1 if self.plans else 0
+        first_shard = max((place.shard for plan in self.plans for place in plan.places), default=-1) + 1
+        plan = Plan(
+            number, deal(utterances, self.attributes.shard_frames, first_shard, number), dict(sorted(copy_from.items()))
+        )
+        write_plan(self.paths.plans, plan, self.paths.scratch)
+        self.plans.append(plan)
+        return plan
+
+    def write_output(self, shard: int, output: Output, items: Sequence[ShardItem]) -> dict[str, Any]:
+        """Write one output's shard file (and its scales); return its entry for the commit record, without the SNR."""
+        path = self.paths.shard(output.name, shard)
+        entry: dict[str, Any] = {"dtype": output.dtype}
+        entry |= self._write_hashed(path, pack_shard(items, self.attributes.shard_frames))
+        if output.dtype == "int8":
+            path = self.paths.affine_shard(output.name, shard)
+            entry["affine"] = self._write_hashed(path, pack_affine_shard(items, self.attributes.shard_frames))
+        return entry
+
+    def _write_hashed(self, path: Path, pieces: Iterator[bytes | memoryview]) -> dict[str, Any]:
+        digest, size = hashlib.sha256(), 0
+        with atomic_write(path, self.paths.scratch) as file:
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
+        return {"size": size, "sha256": digest.hexdigest()}
+
+    def commit(
+        self,
+        shard: int,
+        plan: int,
+        absent: Sequence[str],
+        items: Mapping[str, Sequence[ShardItem]],
+        specs: Mapping[str, Output],
+        noise: Mapping[str, Sequence[float]],
+        made: Mapping[str, Any],
+    ) -> None:
+        """Write the shard files of some outputs, then the record that makes them count.
+
+        `noise` holds the signal-to-noise ratio of each utterance in dB, by output.
+        """
+        entries = dict(self.commits[shard].outputs) if shard in self.commits else {}
+        for name, utterances in items.items():
+            entry = self.write_output(shard, specs[name], utterances)
+            entries[name] = entry | {"snr_db": _summary(noise.get(name, ()))}
+        some = next(iter(items.values()))
+        record = Commit(
+            shard=shard,
+            plan=plan,
+            utterances=len(some),
+            frames=sum(item.values.shape[0] for item in some),
+            absent=sorted(absent),
+            outputs=dict(sorted(entries.items())),
+            made={**made, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        )
+        self.write_commit(record)
+
+    def write_commit(self, record: Commit) -> None:
+        """Write a shard's record."""
+        write_json(self.paths.commit(record.shard), asdict(record), self.paths.scratch)
+        self.commits[record.shard] = record
+
+    def publish(self, requested: Mapping[str, Output]) -> None:
+        """Show readers what is committed: the table, and the arrays whose every shard stands."""
+        if not self.commits:
+            return
+        outputs = dict(self.outputs)
+        for name, output in requested.items():
+            if name not in outputs and all(name in commit.outputs for commit in self._complete(outputs)):
+                outputs[name] = output
+        if not outputs:
+            return
+        complete = self._complete(outputs)
+        table = self._table_of([commit.shard for commit in complete], next(iter(outputs)))
+        shards = max((commit.shard for commit in complete), default=-1) + 1
+        for output in outputs.values():
+            self._write_array(output, shards)
+        self.outputs = outputs
+        if table != self.table or not self.paths.table.exists():
+            self.set_table(table)
+
+    def set_table(self, table: pa.Table) -> None:
+        """Replace utterances.parquet."""
+        write_table(self.paths.table, table, self.paths.scratch)
+        self.table = table
+
+    def _complete(self, outputs: Mapping[str, Output]) -> list[Commit]:
+        records = sorted(self.commits.values(), key=lambda record: record.shard)
+        return [record for record in records if outputs.keys() <= record.outputs.keys()]
+
+    def _table_of(self, shards: Sequence[int], output: str) -> pa.Table:
+        """The rows of some shards: those of the standing table, and for the others the records in the shards."""
+        known = set(pc.unique(self.table["shard"]).to_pylist())
+        rows = [self.table.filter(pc.is_in(self.table["shard"], pa.array(shards, pa.int32())))]
+        for shard in shards:
+            if shard not in known:
+                rows.append(table_from_records(list(read_records(str(self.paths.shard(output, shard))))))
+        table = concat(rows)
+        newest = self.live_shards()
+        pairs = zip(table["id"].to_pylist(), table["shard"].to_pylist(), strict=True)
+        return table.filter(pa.array([newest.get(name) == shard for name, shard in pairs], pa.bool_())).sort_by("row")
+
+    def live_shards(self) -> dict[str, int]:
+        """The shard each committed utterance counts in: the newest that holds it."""
+        places = self.places
+        return {
+            place.id: shard for shard in sorted(self.commits) for place in self.present(shard, places.get(shard, []))
+        }
+
+    def superseded(self) -> dict[int, set[str]]:
+        """Utterances that stand in a newer shard too, by the older shard that still holds them."""
+        live, places = self.live_shards(), self.places
+        older = {
+            shard: {place.id for place in self.present(shard, places.get(shard, [])) if live[place.id] != shard}
+            for shard in self.commits
+        }
+        return {shard: names for shard, names in older.items() if names}
+
+    def remove(self, shard: int, names: set[str]) -> None:
+        """Write a committed shard anew without some utterances; the values of the others stay as they are.
+
+        Of a shard that would be empty only the record stays, with no outputs.
+        """
+        record = self.commits[shard]
+        absent, left = sorted({*record.absent, *names}), record.utterances - len(names)
+        if left <= 0:
+            self.write_commit(replace(record, utterances=0, frames=0, absent=absent, outputs={}))
+            for array in self.paths.group.glob("*/c"):
+                shutil.rmtree(array / str(shard), ignore_errors=True)
+            return
+        entries, frames = {}, 0
+        for name, entry in record.outputs.items():
+            stored = read_items(str(self.paths.shard(name, shard)), self.attributes.shard_frames)
+            items = [item for item in stored if item.id not in names]
+            output = Output(name, items[0].values.shape[1], entry["dtype"], "")
+            entries[name] = {**entry, **self.write_output(shard, output, items)}
+            frames = sum(item.values.shape[0] for item in items)
+        self.write_commit(replace(record, utterances=left, frames=frames, absent=absent, outputs=entries))
+
+    def _write_array(self, output: Output, shards: int) -> None:
+        size = self.attributes.shard_frames
+        attributes = {ATTRIBUTES_KEY: asdict(output)}
+        target = self.paths.array(output.name) / "zarr.json"
+        metadata = array_metadata(output.name, shards, size, output.width, output.dtype, attributes)
+        pairs = [(target, metadata)]
+        if output.affine_name:
+            restored = {"restore": f"{output.name}[row:row + frames] * affine[row // C, 0] + affine[row // C, 1]"}
+            target = self.paths.array(output.affine_name) / "zarr.json"
+            pairs.append((target, affine_metadata(output.name, shards, size, output.width, restored)))
+        for path, value in reversed(pairs):
+            if not path.exists() or read_json(path) != value:
+                write_json(path, value, self.paths.scratch)
+
+    def read_failures(self) -> list[dict[str, Any]]:
+        """The entries of failures.jsonl: each has an `id` and a `reason`."""
+        if not self.paths.failures.exists():
+            return []
+        return [json.loads(line) for line in self.paths.failures.read_bytes().splitlines()]
+
+    def write_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
+        """Replace failures.jsonl, in the order of ids; nothing failed, no file."""
+        lines = sorted(json.dumps(entry, ensure_ascii=False) for entry in failures)
+        if not lines:
+            self.paths.failures.unlink(missing_ok=True)
+            return
+        with atomic_write(self.paths.failures, self.paths.scratch) as file:
+            file.write(("\n".join(lines) + "\n").encode())
+
+
+def read_commits(paths: SplitPaths) -> dict[int, Commit]:
+    """The commit records of a split, by shard."""
+    records = (Commit(**read_json(path)) for path in (paths.root / "commits").glob("*.json"))
+    return {record.shard: record for record in sorted(records, key=lambda record: record.shard)}
+
+
+def _summary(noise: Sequence[float]) -> dict[str, float] | None:
+    finite = [value for value in noise if math.isfinite(value)]
+    if not finite:
+        return None
+    return {"least": round(min(finite), 3), "mean": round(sum(finite) / len(finite), 3)}
