@@ -140,10 +140,10 @@ def show_estimates(run: Run, as_json: bool) -> None:
         click.echo(json.dumps({"dry_run": True, "splits": [asdict(found) for found in estimates]}))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The entry point: every expected error is one line and exit status 2, an interrupt is 130."""
     try:
-        extract_features.main(standalone_mode=False)
+        extract_features.main(arguments, standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:

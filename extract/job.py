@@ -65,7 +65,7 @@ class SplitJob:
         writer, found, say = self.writer, self.found, self.run.progress.say
         self._warn_of_long()
         if found.new:
-            writer.begin(self.run.shard_frames(max(frames for _, _, frames in found.new)))
+            writer.begin(self.run.shard_frames([frames for _, _, frames in found.new]))
         self._refuse_too_long()
         self.outputs = {**writer.outputs, **self.run.outputs}
         kept = [name for name in writer.outputs if name not in self.run.outputs]
@@ -90,7 +90,7 @@ class SplitJob:
     def _warn_of_long(self) -> None:
         wanted = self.run.request.shard_frames
         standing = self.writer.attributes.shard_frames
-        if wanted is not None and self.writer.commits and self.run.shard_frames(0) != standing:
+        if wanted is not None and self.writer.commits and self.run.shard_frames([0]) != standing:
             self.run.progress.say(
                 f"The shards of this split hold {standing} frames, as it was created; --shard-frames is left aside"
             )

@@ -20,10 +20,10 @@ from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.job import SplitJob, SplitReport
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.survey import survey
-from encodeonce.store.format import FORMAT_VERSION, ROW_ALIGNMENT
+from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
 from encodeonce.store.layout import SET_FILE, FeatureSet, Output, SplitAttributes, feature_sets, set_folder
-from encodeonce.store.plan import shard_frames_for
+from encodeonce.store.plan import aligned, shard_frames_for
 from encodeonce.store.writer import SplitWriter
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ DTYPES = ("float16", "float32", "int8")
 LIBRARIES = ("encodeonce", "numpy", "soundfile", "torch", "torchaudio", "transformers", "onnxruntime")
 BATCH_SECONDS = {"cpu": 0.0, "cuda": 320.0}
 """Padded audio of a batch by kind of device. On a CPU one utterance at a time is as fast as any batch (docs/speed.md)."""
+
+LEAST_SHARD_SECONDS = 600
+"""A shard has room for at least this much audio, so that later, longer utterances fit."""
 
 
 class RequestError(Exception):
@@ -127,11 +130,12 @@ class Run:
         listing = list_corpus(self.request.data, name, self.request.corpus)
         self.progress.say(f"Found {len(listing.utterances)} utterances of {name} ({listing.layout} in {listing.root})")
         path = self.split_folder(name)
+        root = listing.root if listing.root.is_dir() else listing.root.parent
         with SplitWriter(path, self.attributes(name)) as writer:
             found = survey(
                 listing, self.request.limit, writer, self.encoder, self.cache, self.request.replace, self.workers
             )
-            report = SplitJob(self, name, writer, listing.root, found).execute()
+            report = SplitJob(self, name, writer, root, found).execute()
         report.wall_seconds = round(time.perf_counter() - begun, 3)
         return report
 
@@ -144,12 +148,12 @@ class Run:
             )
         return self.feature_set.path / name
 
-    def shard_frames(self, longest: int) -> int:
-        """Rows of the shards of a new split, given its longest utterance."""
+    def shard_frames(self, frames: Sequence[int]) -> int:
+        """Rows of the shards of a new split, given the frames of the utterances it begins with."""
         if self.request.shard_frames is not None:
-            return -(-self.request.shard_frames // ROW_ALIGNMENT) * ROW_ALIGNMENT
+            return aligned(self.request.shard_frames)
         row_bytes = max(output.width * np.dtype(output.dtype).itemsize for output in self.outputs.values())
-        return shard_frames_for(row_bytes, longest)
+        return shard_frames_for(row_bytes, frames, self.encoder.frames(LEAST_SHARD_SECONDS * self.encoder.sample_rate))
 
     def attributes(self, name: str) -> SplitAttributes:
         """The attributes of a new split."""
@@ -159,7 +163,7 @@ class Run:
             split=name,
             sample_rate=self.encoder.sample_rate,
             samples_per_frame=self.encoder.samples_per_frame,
-            shard_frames=self.shard_frames(0),
+            shard_frames=self.shard_frames([0]),
         )
 
     def write_feature_set(self, outputs: Mapping[str, Output]) -> None:

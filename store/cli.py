@@ -1,12 +1,24 @@
 """feature-store: look after stores."""
 
+import json
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import click
+
 from encodeonce.store.errors import StoreError
+from encodeonce.store.health import repair_split, verify_split
+from encodeonce.store.identity import describe_difference, differences
+from encodeonce.store.layout import SET_FILE, FeatureSet, SplitPaths, feature_sets, read_attributes, read_feature_set
+from encodeonce.store.reader import FeatureStore
+from encodeonce.store.table import read_table
+from encodeonce.store.writer import read_commits
 
-
-def _unused() -> None: ...
+PLACE = click.argument("path", default="features", type=click.Path(path_type=Path))
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -14,9 +26,226 @@ def feature_store() -> None:
     """Look after feature stores."""
 
 
-def main() -> None:
+def splits_at(path: Path) -> Iterator[tuple[FeatureSet, Path]]:
+    """Every split of a store, of a feature set, or the one that a path is."""
+    if (path / SET_FILE).is_file():
+        sets = [read_feature_set(path)]
+    elif (path / "features.zarr").is_dir():
+        owner = next((parent for parent in path.resolve().parents if (parent / SET_FILE).is_file()), None)
+        if owner is None:
+            raise StoreError(f"{path} lies in no feature set: no {SET_FILE} above it")
+        yield read_feature_set(owner), path
+        return
+    else:
+        sets = list(feature_sets(path))
+    if not sets:
+        raise StoreError(f"{path} holds no feature set; give a store, a feature set or a split")
+    for feature_set in sets:
+        for split in feature_set.splits():
+            yield feature_set, split
+
+
+@feature_store.command("ls")
+@PLACE
+@AS_JSON
+def list_store(path: Path, as_json: bool) -> None:
+    """List the feature sets and splits of a store."""
+    rows = [describe_split(feature_set, split) for feature_set, split in splits_at(path)]
+    for row in rows:
+        outputs = ", ".join(f"{name} {entry['dtype']}" for name, entry in row["outputs"].items()) or "nothing finished"
+        hours, megabytes = row["audio_seconds"] / 3600, row["bytes"] / 1e6
+        click.echo(
+            f"{row['feature_set']}/{row['split']}: {row['utterances']} utterances, {hours:.2f} h, {megabytes:.1f} MB, {outputs}"
+        )
+    if as_json:
+        click.echo(json.dumps({"splits": rows}))
+
+
+def describe_split(feature_set: FeatureSet, split: Path) -> dict[str, Any]:
+    """What ls and info say of a split."""
+    paths = SplitPaths(split)
+    attributes, commits = read_attributes(paths.group), read_commits(paths)
+    table = read_table(paths.table) if paths.table.exists() else None
+    names = FeatureStore(split).outputs if table is not None else []
+    outputs = {}
+    for name in names:
+        entries = [commit.outputs[name] for commit in commits.values() if name in commit.outputs]
+        noise = [(entry["snr_db"], commit.utterances) for entry, commit in zip(entries, commits.values(), strict=False)]
+        known = [(snr, count) for snr, count in noise if snr]
+        outputs[name] = {
+            "dtype": entries[0]["dtype"] if entries else feature_set.outputs[name].dtype,
+            "width": feature_set.outputs[name].width,
+            "what": feature_set.outputs[name].what,
+            "bytes": sum(entry["size"] + entry.get("affine", {}).get("size", 0) for entry in entries),
+            "least_snr_db": min((snr["least"] for snr, _ in known), default=None),
+            "mean_snr_db": round(sum(s["mean"] * n for s, n in known) / sum(n for _, n in known), 3) if known else None,
+        }
+    return {
+        "feature_set": feature_set.path.name,
+        "split": split.relative_to(feature_set.path.resolve() if split.is_absolute() else feature_set.path).as_posix(),
+        "path": str(split),
+        "utterances": table.num_rows if table is not None else 0,
+        "audio_seconds": round(sum(table["duration"].to_pylist()), 3) if table is not None else 0.0,
+        "frames": sum(table["frames"].to_pylist()) if table is not None else 0,
+        "shards": len(commits),
+        "shard_frames": attributes.shard_frames,
+        "frame_rate": attributes.frame_rate,
+        "failed": len(paths.failures.read_bytes().splitlines()) if paths.failures.exists() else 0,
+        "outputs": outputs,
+        "bytes": sum(output["bytes"] for output in outputs.values()),
+    }
+
+
+@feature_store.command()
+@PLACE
+@AS_JSON
+def info(path: Path, as_json: bool) -> None:
+    """Say what the feature sets of a store are, and what stands in their splits."""
+    described: dict[str, dict[str, Any]] = {}
+    for feature_set, split in splits_at(path):
+        entry = described.setdefault(
+            feature_set.path.name,
+            {
+                "encoder": feature_set.encoder,
+                "fingerprint": feature_set.fingerprint,
+                "identity": feature_set.identity,
+                "provenance": feature_set.provenance,
+                "splits": [],
+            },
+        )
+        entry["splits"].append(describe_split(feature_set, split))
+    if as_json:
+        click.echo(json.dumps({"feature_sets": described}))
+        return
+    for name, entry in described.items():
+        click.echo(f"{name}")
+        click.echo(f"  encoder      {entry['encoder']} ({entry['provenance'].get('source', 'unknown source')})")
+        click.echo(f"  fingerprint  {entry['fingerprint']}")
+        for field in ("precision", "preprocessing", "cutting", "weights"):
+            click.echo(f"  {field:12} {json.dumps(entry['identity'].get(field), ensure_ascii=False)}")
+        for split in entry["splits"]:
+            click.echo(
+                f"  {split['split']}: {split['utterances']} utterances, {split['audio_seconds'] / 3600:.2f} h, "
+                f"{split['frames']} frames at {split['frame_rate']:g} a second, {split['shards']} shards, {split['failed']} failed"
+            )
+            for output, facts in split["outputs"].items():
+                noise = (
+                    f", SNR {facts['mean_snr_db']} dB (least {facts['least_snr_db']})" if facts["mean_snr_db"] else ""
+                )
+                click.echo(
+                    f"    {output}: {facts['what']}, [{facts['width']}] {facts['dtype']}, {facts['bytes'] / 1e6:.1f} MB{noise}"
+                )
+
+
+class Share(click.ParamType):
+    """A share such as 10% or 0.1."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share as a number from 0 to 1."""
+        text = str(value)
+        try:
+            share = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail(f"{text!r} is no share; give one such as 10% or 0.1", param, ctx)
+        return share
+
+
+@feature_store.command()
+@PLACE
+@click.option("--quick", is_flag=True, help="Sizes and tables only.")
+@click.option("--read-data", is_flag=True, help="Read every byte and compare checksums.")
+@click.option("--read-data-subset", type=Share(), default=0.0, help="Read this share of the shards, e.g. 10%.")
+@AS_JSON
+def verify(path: Path, quick: bool, read_data: bool, read_data_subset: float, as_json: bool) -> None:
+    """Compare a store with its records; read-only. Exit status 1 where something is damaged."""
+    share = 1.0 if read_data else read_data_subset
+    checks = [verify_split(feature_set, split, quick, share) for feature_set, split in splits_at(path)]
+    for check in checks:
+        for finding in check.findings:
+            click.echo(f"damaged: {finding.path}: expected {finding.expected}, found {finding.found}", err=True)
+        state = f"{len(check.findings)} problems" if check.findings else "whole"
+        read = f", {check.bytes_read / 1e6:.1f} MB read" if share else ""
+        click.echo(f"{check.split}: {check.utterances} utterances in {check.shards} shards{read}: {state}")
+    if as_json:
+        click.echo(json.dumps({"splits": [asdict(check) for check in checks]}, default=str))
+    if any(check.findings for check in checks):
+        click.echo("feature-store repair sets damaged shards aside, and extract-features fills them again", err=True)
+        sys.exit(1)
+
+
+@feature_store.command()
+@PLACE
+@click.option("--quick", is_flag=True, help="Look at sizes and indices only, not at every byte.")
+def repair(path: Path, quick: bool) -> None:
+    """Set damaged shards aside, and name the command that fills them."""
+    beyond = False
+    for feature_set, split in splits_at(path):
+        check = verify_split(feature_set, split, read_data=0.0 if quick else 1.0)
+        shards = repair_split(feature_set, split, check.findings) if check.findings else []
+        left = verify_split(feature_set, split).findings if check.findings else []
+        if shards:
+            source = feature_set.provenance.get("source", feature_set.encoder)
+            click.echo(
+                f"{split}: set {len(shards)} shards aside under {split / 'damaged'} ({', '.join(map(str, shards))}). Fill them with: "
+                f"extract-features --encoder {source} --split {split.relative_to(feature_set.path)} --store {feature_set.path.parent}"
+            )
+        elif not check.findings:
+            click.echo(f"{split}: whole, nothing to repair")
+        for finding in left:
+            beyond = True
+            click.echo(f"not repaired: {finding.path}: expected {finding.expected}, found {finding.found}", err=True)
+    if beyond:
+        sys.exit(1)
+
+
+@feature_store.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@AS_JSON
+def diff(first: Path, second: Path, as_json: bool) -> None:
+    """Say in what two feature sets differ. Exit status 1 where they do."""
+    ours, theirs = read_feature_set(set_at(first)), read_feature_set(set_at(second))
+    found = list(differences(ours.identity, theirs.identity))
+    for difference in found:
+        click.echo(describe_difference(*difference))
+    if not found:
+        click.echo(f"the same features: {ours.fingerprint}")
+    if as_json:
+        click.echo(json.dumps({"differences": [{"field": field, "first": a, "second": b} for field, a, b in found]}))
+    if found:
+        sys.exit(1)
+
+
+def set_at(path: Path) -> Path:
+    """The feature set at a path: itself, the one above a split, or the only one of a store."""
+    for folder in (path, *path.resolve().parents):
+        if (folder / SET_FILE).is_file():
+            return folder
+    sets = list(feature_sets(path))
+    if len(sets) != 1:
+        raise StoreError(f"{path} holds {len(sets)} feature sets; name one by its folder")
+    return sets[0].path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: every expected error is one line and exit status 2."""
     try:
-        feature_store.main(standalone_mode=False)
-    except StoreError as error:
-        click.echo(f"error: {error}", err=True)
+        feature_store.main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
         sys.exit(2)
+    except StoreError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

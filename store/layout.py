@@ -49,7 +49,7 @@ class FeatureSet:
 
     def splits(self) -> list[Path]:
         """The folders of its splits, by name."""
-        return sorted(zarr.parent.parent for zarr in self.path.glob("**/features.zarr/zarr.json"))
+        return sorted(_splits_below(self.path))
 
     def write(self) -> None:
         """Write feature-set.json."""
@@ -65,6 +65,14 @@ class FeatureSet:
                 "provenance": self.provenance,
             },
         )
+
+
+def _splits_below(folder: Path) -> Iterator[Path]:
+    for child in folder.iterdir():
+        if (child / "features.zarr" / "zarr.json").is_file():
+            yield child
+        elif child.is_dir():
+            yield from _splits_below(child)
 
 
 def read_feature_set(path: Path) -> FeatureSet:

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +37,19 @@ class Plan:
     """split -> first shard number that did not exist yet when the plan was made"""
 
 
-def shard_frames_for(row_bytes: int, longest_frames: int) -> int:
-    """Rows of a shard: about 128 MB of the widest output, and at least the longest utterance."""
-    wanted = max(TARGET_SHARD_BYTES // row_bytes, longest_frames, 1)
-    return -(-wanted // ROW_ALIGNMENT) * ROW_ALIGNMENT
+def aligned(frames: int) -> int:
+    """Rows that an utterance of so many frames takes up."""
+    return -(-frames // ROW_ALIGNMENT) * ROW_ALIGNMENT
+
+
+def shard_frames_for(row_bytes: int, frames: Sequence[int], least: int) -> int:
+    """Rows of a shard, for a split that begins with utterances of so many frames.
+
+    About 128 MB of the widest output; less where all of it is less, since every shard carries an index of one entry a
+    chunk; but at least `least` rows, for what comes later, and the longest utterance.
+    """
+    wanted = max(min(TARGET_SHARD_BYTES // row_bytes, sum(map(aligned, frames))), least, *frames)
+    return aligned(wanted)
 
 
 def deal(
@@ -60,7 +69,7 @@ def deal(
         if row + frames > shard_frames:
             shard, row = shard + 1, 0
         places.append(Place(identity, shard, shard * shard_frames + row, frames, samples))
-        row += -(-frames // ROW_ALIGNMENT) * ROW_ALIGNMENT
+        row += aligned(frames)
     return tuple(places)
 
 

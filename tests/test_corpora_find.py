@@ -106,7 +106,7 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
     with pytest.raises(CorpusError) as caught:
         list_corpus(tmp_path, "kaldi_dev")
     message = str(caught.value)
-    assert "did you mean 'kaldi-dev'" in message
+    assert "(did you mean 'kaldi-dev'?)" in message
     assert "kaldi_dev/wav.scp" in message
     assert "--data" in message
     assert all(split in message for split in splits)

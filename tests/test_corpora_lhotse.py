@@ -89,6 +89,7 @@ def test_cuts_that_are_made_when_loaded_are_problems_that_say_what_to_do(tmp_pat
     assert [u.id for u in listing.utterances] == [cut.id]
     assert [p.where for p in listing.problems] == [f"cuts.jsonl.gz:{n}" for n in (1, 2, 3, 4)]
     assert all("save" in p.reason for p in listing.problems)
+    assert all("MixedCut is mixed or padded" in p.reason for p in listing.problems[:2])
     assert "Speed" in listing.problems[2].reason
 
 

@@ -66,6 +66,7 @@ def test_rows_come_back_equal_from_every_format(tmp_path, rows):
         ('{"id": "x", "audio": ""}', "no audio file"),
         ('{"id": "x", "audio": 7}', "expected a path"),
         ('{"id": "x", "audio": "s3://bucket/x.wav"}', "is an address"),
+        ('{"id": "x", "audio": "x\\u0000.wav"}', "NUL character"),
         ('{"id": "x", "audio": "x.wav", "offset": "soon"}', "offset 'soon'"),
         ('{"id": "x", "audio": "x.wav", "offset": -1}', "offset -1.0 s: expected 0 or more"),
         ('{"id": "x", "audio": "x.wav", "offset": NaN}', "offset nan s"),

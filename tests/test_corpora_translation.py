@@ -103,6 +103,7 @@ def test_mustc_entries_without_a_time_or_a_wav_are_problems(tmp_path):
     [
         "- {duration: 3.500000, offset: 16.080000, rW: 9, uW: 0, speaker_id: spk.767, wav: ted_767.wav}\n" * 2,
         "- {duration: 1.0, offset: 2.0, wav: 'a, b.wav'}\n- {wav: a.wav, offset: 1, duration: 2}\n",
+        '- {duration: 1.0, offset: 2.0, wav: "a.wav"}\n',
         "- duration: 1.0\n  offset: 2.0\n  wav: a.wav\n",
         "# made by hand\n- {duration: 1.0, offset: 2.0, speaker_id: , wav: a.wav}\n",
         "- {duration: 1.0,\n   offset: 2.0, wav: a.wav}\n",
@@ -163,6 +164,7 @@ def test_common_voice_bad_lines_are_named_by_number(tmp_path):
 def test_common_voice_language_folders(tmp_path):
     for language in ("de", "fr"):
         write_tsv(tmp_path / language / "test.tsv", COLUMNS, CLIPS)
+        (tmp_path / language / "clips").mkdir()
     with pytest.raises(CorpusError, match=r"in 2 tables.*--split de/test or fr/test"):
         list_corpus(tmp_path, "test")
     assert list_corpus(tmp_path, "fr/test").root == tmp_path / "fr" / "test.tsv"

@@ -116,7 +116,7 @@ def _find(data: Path, split: str) -> Path | None:
         return data if _is_table(data) else None
     found = _tables(data, split)
     if not found and "/" not in split:
-        found = [path for name in subfolders(data) for path in _tables(data / name, split)]
+        found = [path for name in _languages(data) for path in _tables(data / name, split)]
     if len(found) > 1:
         names = [str(path.relative_to(data).with_suffix("")) for path in found]
         way_out = f"choose with --split {' or '.join(names)}"
@@ -124,6 +124,11 @@ def _find(data: Path, split: str) -> Path | None:
             way_out = "give the file you mean with --data FILE"
         raise CorpusError(f"split {split!r} is in {len(found)} tables: {', '.join(map(str, found))}; {way_out}")
     return found[0] if found else None
+
+
+def _languages(data: Path) -> list[str]:
+    """Folders of a release that holds several languages, each with its clips."""
+    return [name for name in subfolders(data) if (data / name / "clips").is_dir()]
 
 
 def _tables(data: Path, split: str) -> list[Path]:
@@ -140,7 +145,7 @@ def _tables(data: Path, split: str) -> list[Path]:
 
 def _splits(data: Path) -> set[str]:
     found = set()
-    for inside in ("", *(f"{name}/" for name in subfolders(data) if (data / name / "clips").is_dir())):
+    for inside in ("", *(f"{name}/" for name in _languages(data))):
         names = [name for name in file_names(data / inside) if name.endswith(".tsv")]
         found |= {inside + name.removesuffix(".tsv") for name in names if _is_table(data / inside / name)}
     return found

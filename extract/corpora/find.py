@@ -34,15 +34,18 @@ def list_corpus(data: Path, split: str, layout: str = "auto") -> Listing:
         raise CorpusError(
             f"no data folder {str(data)!r}: give the folder that holds the corpus with --data{_fetch(split)}"
         )
-    for candidate in _LAYOUTS.values() if layout == "auto" else [_LAYOUTS[layout]]:
-        place = candidate.find(data, split)
-        if place is not None:
-            with _no_garbage_collection():
-                listing = candidate.read(place, split)
-            if not listing.utterances:
-                raise CorpusError(_nothing_usable(listing, split))
-            return listing
-    raise CorpusError(_not_found(data, split, layout))
+    try:
+        for candidate in _LAYOUTS.values() if layout == "auto" else [_LAYOUTS[layout]]:
+            place = candidate.find(data, split)
+            if place is not None:
+                with _no_garbage_collection():
+                    listing = candidate.read(place, split)
+                if not listing.utterances:
+                    raise CorpusError(_nothing_usable(listing, split))
+                return listing
+        raise CorpusError(_not_found(data, split, layout))
+    except OSError as error:
+        raise CorpusError(f"cannot read {error.filename or data}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -108,7 +111,8 @@ def _layout_there(data: Path, split: str) -> str | None:
 def _near(name: str, names: list[str] | tuple[str, ...]) -> str:
     """A question for what was probably meant; upper and lower case and "_" for "-" do not count."""
     plain = {known.lower().replace("_", "-"): known for known in names}
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), plain, n=2, cutoff=0.6)
+    wanted = name.lower().replace("_", "-")
+    close = [wanted] if wanted in plain else difflib.get_close_matches(wanted, plain, n=2, cutoff=0.6)
     return f" (did you mean {' or '.join(repr(plain[match]) for match in close)}?)" if close else ""
 
 

@@ -1,6 +1,7 @@
 """A folder of audio files, at any depth, with a .txt beside those that have a transcript."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from .base import Listing, Problem, Utterance
@@ -28,7 +29,7 @@ def list_folder(root: Path, split: str = "") -> Listing:
     return make_listing(LAYOUT.name, root, utterances, problems)
 
 
-def _walk(root: Path, inside: str) -> list[tuple[str, str, str | None]]:
+def _walk(root: Path, inside: str) -> Iterator[tuple[str, str, str | None]]:
     """(folder below root, audio file, its text file) in the order of the names; `inside` is "" or ends with "/"."""
     audio: list[str] = []
     texts: dict[str, str] = {}
@@ -46,10 +47,10 @@ def _walk(root: Path, inside: str) -> list[tuple[str, str, str | None]]:
                 audio.append(entry.name)
             elif suffix.lower() == ".txt":
                 texts[stem] = entry.name
-    found = [(inside, name, texts.get(os.path.splitext(name)[0])) for name in sorted(audio)]
+    for name in sorted(audio):
+        yield inside, name, texts.get(os.path.splitext(name)[0])
     for name in sorted(folders):
-        found += _walk(root, f"{inside}{name}/")
-    return found
+        yield from _walk(root, f"{inside}{name}/")
 
 
 def _leads_back(link: str) -> bool:
@@ -60,7 +61,7 @@ def _leads_back(link: str) -> bool:
 
 def _find(data: Path, split: str) -> Path | None:
     folder = split_folder(data, split)
-    return folder if folder is not None and _walk(folder, "") else None
+    return folder if folder is not None and any(_walk(folder, "")) else None
 
 
 def _splits(data: Path) -> set[str]:

@@ -17,7 +17,7 @@ _AUDIO, _TEXT = ".flac", ".trans.txt"
 def list_librispeech(root: Path, split: str = "") -> Listing:
     """Utterances in the order of speakers, chapters and file names, all compared as text.
 
-    Only folders are read, no audio file is touched: 28,539 utterances are a matter of 0.2 s.
+    Only folders are read, no audio file is touched: 28,539 utterances take about 0.3 s.
     """
     utterances: list[Utterance] = []
     problems: list[Problem] = []
@@ -29,11 +29,12 @@ def list_librispeech(root: Path, split: str = "") -> Listing:
 
 def _read_chapter(root: Path, speaker: str, chapter: str, utterances: list[Utterance], problems: list[Problem]) -> None:
     folder = os.path.join(root, speaker, chapter)
+    parent = Path(folder)
     names = file_names(folder)
     texts: dict[str, tuple[str, str]] = {}
     for name in names:
         if name.endswith(_TEXT):
-            for number, line in read_lines(Path(folder, name), problems):
+            for number, line in read_lines(parent / name, problems):
                 id, _, text = line.strip().partition(" ")
                 where = f"{name}:{number}"
                 if id in texts:
@@ -47,7 +48,7 @@ def _read_chapter(root: Path, speaker: str, chapter: str, utterances: list[Utter
             utterances.append(
                 Utterance(
                     id=id,
-                    audio=Path(f"{folder}/{name}"),
+                    audio=parent / name,
                     text=text or None,
                     speaker=speaker,
                     metadata={"chapter": chapter},

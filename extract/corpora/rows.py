@@ -29,6 +29,8 @@ def row_utterance(row: Row, id: str | None, folder: str, where: str) -> Utteranc
         raise RowError("no audio file: expected a path in 'audio' (or NeMo's 'audio_filepath')")
     if not isinstance(audio, str):
         raise RowError(f"audio is {_shown(audio)}: expected a path as text")
+    if "\x00" in audio:
+        raise RowError(f"audio {audio!r} holds a NUL character, which no path does")
     if "://" in audio:
         raise RowError(f"audio {audio!r} is an address: copy the file to a disk and name it there")
     name = text_of("id", row.pop("id")) if "id" in row else id
