@@ -1,6 +1,7 @@
 """The one place that reads audio: how long it is, and its samples, mixed to one channel at the encoder's rate."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,12 @@ WHOLE_FILE_SECONDS = 0.02
 COUNTED_HEADERS = {"WAV", "WAVEX", "FLAC", "AIFF", "AU", "W64", "RF64", "CAF", "SPHERE", "NIST"}
 """Containers whose header states the exact number of samples; others are decoded to be counted."""
 UNKNOWN_LENGTH = 2**62
+STATED_DATA = re.compile(r"^data : (?P<stated>\d+) \(should be (?P<there>\d+)\)", re.MULTILINE)
+"""libsndfile's word on a WAV file whose data chunk is not as long as its header says; it would read what is there."""
+UNSTATED_BYTES = 0x7FFF0000
+"""A data chunk of this many bytes was written to a pipe, by a program that could not know its length."""
+UNDECODABLE = (soundfile.LibsndfileError, OSError, RuntimeError, TypeError)
+"""What soundfile raises; TypeError where a file's name ends in .raw."""
 
 
 class AudioError(Exception):
@@ -40,8 +47,16 @@ def read_header(path: Path) -> Header:
     """
     try:
         info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+    except UNDECODABLE as error:
         raise AudioError(explain(path, error)) from None
+    stated = STATED_DATA.search(info.extra_info) if info.format.startswith("WAV") else None
+    if stated and int(stated["stated"]) < UNSTATED_BYTES:
+        there = int(stated["there"])
+        promised = info.frames * int(stated["stated"]) // there if info.frames and there else int(stated["stated"])
+        if promised - info.frames > END_TOLERANCE_SECONDS * info.samplerate:
+            raise AudioError(
+                f"{path} is truncated: {info.frames} of {promised} samples are there, its header promises them all"
+            )
     counted = info.format in COUNTED_HEADERS and 0 <= info.frames < UNKNOWN_LENGTH
     return Header(info.samplerate, info.channels, info.frames if counted else None)
 
@@ -74,7 +89,7 @@ def segment(utterance: Utterance, header: Header, total: int) -> tuple[int, int]
         if start == 0 and abs(count - total) <= WHOLE_FILE_SECONDS * header.rate:
             count = total
     over = start + count - total
-    if start > total or count < 0 or over > END_TOLERANCE_SECONDS * header.rate:
+    if not 0 <= start <= total or count < 0 or over > END_TOLERANCE_SECONDS * header.rate:
         raise AudioError(
             f"segment {utterance.offset:g} s to {(start + count) / header.rate:g} s lies outside "
             f"{utterance.audio} of {total / header.rate:g} s"
@@ -83,11 +98,15 @@ def segment(utterance: Utterance, header: Header, total: int) -> tuple[int, int]
 
 
 def resampled_length(samples: int, rate: int, target: int) -> int:
-    """How many samples `torchaudio.functional.resample` makes of `samples`: a ceiling taken in float32, as there."""
-    if rate == target:
+    """How many samples `torchaudio.functional.resample` makes of `samples`: a ceiling taken in float32, as there.
+
+    Beyond 2**24 samples float32 may round up past what the convolution gives, which then is the length.
+    """
+    if rate == target or not samples:
         return samples
     common = math.gcd(rate, target)
-    return int(np.ceil(np.float32(target // common * samples / (rate // common))))
+    into, of = target // common, rate // common
+    return min(int(np.ceil(np.float32(into * samples / of))), (samples // of + 1) * into)
 
 
 def count_samples(utterance: Utterance, rate: int) -> int:
@@ -150,9 +169,14 @@ def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
 
 def _read(path: Path, start: int, count: int) -> np.ndarray:
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        file = soundfile.SoundFile(str(path))
+    except UNDECODABLE as error:
+        raise AudioError(explain(path, error)) from None
+    with file:
+        try:
             if start:
                 file.seek(start)
             return file.read(count, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise AudioError(explain(path, error)) from None
+        except UNDECODABLE as error:
+            detail = str(getattr(error, "error_string", error)).removeprefix("Error : ").strip().rstrip(".")
+            raise AudioError(f"{path} is truncated or damaged, it cannot be decoded to the end: {detail}") from None

@@ -48,9 +48,9 @@ def windows(samples: int, hop: int, receptive_field: int, cut: int, context: int
     frames = max(0, (samples - receptive_field) // hop + 1)
     if samples <= cut or frames == 0:
         return [Window(0, samples, 0, frames)]
-    around = context // hop
-    room = (cut - receptive_field) // hop + 1
-    core = max(1, room - 2 * around)
+    room = max(1, (cut - receptive_field) // hop + 1)
+    around = min(context // hop, (room - 1) // 2)
+    core = room - 2 * around
     count = -(-frames // core)
     made = []
     for i in range(count):

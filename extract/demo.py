@@ -114,7 +114,6 @@ def read_three_ways(split: Path) -> dict[str, np.ndarray]:
     """The features by our reader, plain zarr and plain WebDataset, all equal; by utterance id."""
     import webdataset
     import zarr
-
     from encodeonce.store import FeatureStore
 
     store = FeatureStore(split)
@@ -147,7 +146,6 @@ def draw(split: Path, name: str, features: np.ndarray, target: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import soundfile
-
     from encodeonce.store import FeatureStore
 
     store = FeatureStore(split)

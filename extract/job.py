@@ -54,7 +54,6 @@ class SplitJob:
         self.outputs: dict[str, Output] = {}
         self.encoded: set[str] = set()
         self.copied: set[str] = set()
-        self.reused_outputs = False
         self._made: dict[str, Any] = {}
         self._published_at = time.monotonic()
         self._copies: dict[str, tuple[FeatureStore, dict[str, dict[str, Any]]]] = {}
@@ -63,15 +62,20 @@ class SplitJob:
     def execute(self) -> SplitReport:
         """Do it: plan what is new, make every shard that lacks something, publish, and report."""
         writer, found, say = self.writer, self.found, self.run.progress.say
-        self._warn_of_long()
+        self._tell_shard_size()
         if found.new:
             writer.begin(self.run.shard_frames([frames for _, _, frames in found.new]))
         self._refuse_too_long()
+        for entry in found.problems:
+            self.run.progress.failure(entry["id"], entry["reason"])
+        for name, reason in found.failed.items():
+            self.run.progress.failure(name, reason)
+        if found.gone:
+            say(f"{found.gone} stored utterances are not in the corpus any more; they are kept")
         self.outputs = {**writer.outputs, **self.run.outputs}
         kept = [name for name in writer.outputs if name not in self.run.outputs]
-        tasks_for = self._expected_bytes
         if found.new:
-            self._check_room(tasks_for(sum(frames for _, _, frames in found.new)))
+            self._check_room(sum(frames for _, _, frames in found.new))
             self.run.write_feature_set(self.outputs)
             writer.append_plan(found.new, self._copy_sources())
         tasks = self._tasks()
@@ -87,7 +91,7 @@ class SplitJob:
         self._write_failures()
         return self._finish()
 
-    def _warn_of_long(self) -> None:
+    def _tell_shard_size(self) -> None:
         wanted = self.run.request.shard_frames
         standing = self.writer.attributes.shard_frames
         if wanted is not None and self.writer.commits and self.run.shard_frames([0]) != standing:
@@ -108,10 +112,8 @@ class SplitJob:
                 )
         self.found.new = fitting
 
-    def _expected_bytes(self, frames: int) -> int:
-        return int(frames * sum(o.width * np.dtype(o.dtype).itemsize for o in self.outputs.values()) * 1.03)
-
-    def _check_room(self, needed: int) -> None:
+    def _check_room(self, frames: int) -> None:
+        needed = int(frames * sum(o.width * np.dtype(o.dtype).itemsize for o in self.outputs.values()) * 1.03)
         free = shutil.disk_usage(self.writer.paths.root).free
         if needed > free:
             raise DiskFullError(
@@ -316,6 +318,4 @@ class SplitJob:
             for commit in self.writer.commits.values()
             for entry in commit.outputs.values()
         )
-        for entry in found.problems:
-            self.run.progress.failure(entry["id"], entry["reason"])
         return report

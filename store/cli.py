@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from encodeonce.store.errors import StoreError
 from encodeonce.store.health import repair_split, verify_split
 from encodeonce.store.identity import describe_difference, differences

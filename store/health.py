@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
-
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.files import make_folder, read_json
 from encodeonce.store.format import ABSENT, chunk_frames, read_index
@@ -185,7 +183,5 @@ def repair_split(feature_set: FeatureSet, path: Path, findings: list[Finding]) -
             for array in writer.paths.group.glob("*/c"):
                 if (array / str(shard)).exists():
                     (array / str(shard)).rename(aside / array.parent.name)
-        kept = pc.field("shard").isin(list(writer.commits))
-        writer.set_table(writer.table.filter(kept))
         writer.publish({})
     return shards

@@ -95,7 +95,7 @@ def read_plans(folder: Path) -> list[Plan]:
     plans = []
     for path in sorted(folder.glob("*.parquet"), key=lambda p: int(p.stem)):
         try:
-            table = pq.read_table(path)
+            table = pq.ParquetFile(path).read()
         except (pa.ArrowInvalid, OSError) as error:
             raise DamagedError(f"{path} cannot be read: {error}") from error
         columns = [table[name].to_pylist() for name in ("id", "shard", "row", "frames", "samples")]

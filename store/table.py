@@ -37,6 +37,9 @@ DESCRIPTIVE = ("audio", "offset", "channel", "speaker", "language", "text", "met
 """Columns that a corrected corpus may change without encoding anything; the translations are too."""
 
 
+_EMPTY = pa.Table.from_batches([], SCHEMA)
+
+
 def table_from_records(records: Sequence[Mapping[str, Any]]) -> pa.Table:
     """The table of utterance records, in their order. A record is a row whose `translations` and `metadata` are objects."""
     columns: dict[str, Any] = {
@@ -58,7 +61,7 @@ def metadata_text(metadata: Mapping[str, Any] | None) -> str | None:
 
 def concat(tables: Iterable[pa.Table]) -> pa.Table:
     """Tables one after the other, translations in alphabetical order, missing values null."""
-    joined = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
+    joined = pa.concat_tables([_EMPTY, *tables], promote_options="default")
     extra = sorted(name for name in joined.column_names if name.startswith(TRANSLATION))
     return joined.select([*SCHEMA.names, *extra]).combine_chunks()
 
@@ -80,7 +83,7 @@ def read_table(path: Path) -> pa.Table:
     if not path.is_file():
         raise StoreError(f"{path} is not there: no shard of the split has been committed yet")
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedError(f"{path} cannot be read: {error}") from error
     missing = [name for name in SCHEMA.names if name not in table.column_names]

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import atomic_write, read_json, write_json, writer_lock
 from encodeonce.store.format import (
@@ -193,13 +193,17 @@ class SplitWriter:
         if not outputs:
             return
         complete = self._complete(outputs)
-        table = self._table_of([commit.shard for commit in complete], next(iter(outputs)))
-        shards = max((commit.shard for commit in complete), default=-1) + 1
+        shards = [record.shard for record in complete]
         for output in outputs.values():
-            self._write_array(output, shards)
+            self._write_array(output, max(shards, default=-1) + 1)
         self.outputs = outputs
-        if table != self.table or not self.paths.table.exists():
-            self.set_table(table)
+        live = {name: shard for name, shard in self.live_shards().items() if shard in set(shards)}
+        if live != self._tabled() or not self.paths.table.exists():
+            self.set_table(self._table_of(live, next(iter(outputs))))
+
+    def _tabled(self) -> dict[str, int]:
+        """The shard of each utterance in the table that readers see."""
+        return dict(zip(self.table["id"].to_pylist(), self.table["shard"].to_pylist(), strict=True))
 
     def set_table(self, table: pa.Table) -> None:
         """Replace utterances.parquet."""
@@ -210,17 +214,15 @@ class SplitWriter:
         records = sorted(self.commits.values(), key=lambda record: record.shard)
         return [record for record in records if outputs.keys() <= record.outputs.keys()]
 
-    def _table_of(self, shards: Sequence[int], output: str) -> pa.Table:
-        """The rows of some shards: those of the standing table, and for the others the records in the shards."""
-        known = set(pc.unique(self.table["shard"]).to_pylist())
-        rows = [self.table.filter(pc.is_in(self.table["shard"], pa.array(shards, pa.int32())))]
-        for shard in shards:
-            if shard not in known:
-                rows.append(table_from_records(list(read_records(str(self.paths.shard(output, shard))))))
-        table = concat(rows)
-        newest = self.live_shards()
+    def _table_of(self, live: Mapping[str, int], output: str) -> pa.Table:
+        """The rows of utterances: those of the standing table, and for other shards the records in the shards."""
+        known = set(self.table["shard"].to_pylist())
+        unread = sorted(set(live.values()) - known)
+        tables = [table_from_records(list(read_records(str(self.paths.shard(output, shard))))) for shard in unread]
+        table = concat([self.table, *tables])
         pairs = zip(table["id"].to_pylist(), table["shard"].to_pylist(), strict=True)
-        return table.filter(pa.array([newest.get(name) == shard for name, shard in pairs], pa.bool_())).sort_by("row")
+        kept = np.array([live.get(name) == shard for name, shard in pairs], bool)
+        return table.filter(pa.array(kept)).sort_by("row")
 
     def live_shards(self) -> dict[str, int]:
         """The shard each committed utterance counts in: the newest that holds it."""

@@ -103,7 +103,9 @@ FAMILIES = {
         _family("conformer-rotary", "Wav2Vec2Conformer", LARGE, position_embeddings_type="rotary"),
         _family("conformer-no-positions", "Wav2Vec2Conformer", BASE, position_embeddings_type=None),
         Family("moonshine-encoder", transformers.MoonshineConfig, MoonshineEncoder, MOONSHINE),
-        Family("moonshine-whole", transformers.MoonshineConfig, transformers.MoonshineModel, MOONSHINE, lambda m: m.encoder),
+        Family(
+            "moonshine-whole", transformers.MoonshineConfig, transformers.MoonshineModel, MOONSHINE, lambda m: m.encoder
+        ),
         Family(
             "moonshine-generation",
             transformers.MoonshineConfig,

@@ -1,5 +1,6 @@
 """The interface of an encoder: light until it is loaded, so that a run with nothing to do never loads one."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -91,12 +92,12 @@ def named_layers(layers: str, count: int, last: int) -> list[int]:
         return list(range(count))
     chosen = set()
     for part in layers.split(","):
-        first, _, end = part.strip().partition("-")
-        if not first.isdigit() or (end and not end.isdigit()):
+        named = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())
+        if named is None:
             raise EncoderError(
                 f"--layers {layers!r}: {part.strip()!r} is no layer; give last, all, or numbers such as 9,18-24"
             )
-        low, high = int(first), int(end or first)
+        low, high = int(named[1]), int(named[2] or named[1])
         if low > high or high >= count:
             raise EncoderError(
                 f"--layers {layers!r}: no layer {part.strip()}; there are 0 to {count - 1} (0 is the input to the first)"

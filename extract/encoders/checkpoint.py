@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
 
 class CheckpointEncoder(Encoder):
     """An encoder in a folder in transformers' format. A family says which fields of its configuration compute what."""
@@ -32,8 +34,8 @@ class CheckpointEncoder(Encoder):
         self.config = {field: config.get(field, default) for field, default in self.fields.items()}
         weight_files(folder)
         preprocessor = read_preprocessor(folder)
-        self.sample_rate = int(preprocessor.get("sampling_rate", 16000))
-        self.normalise = bool(preprocessor.get("do_normalize", False))
+        self.sample_rate = int(preprocessor["sampling_rate"])
+        self.normalise = bool(preprocessor["do_normalize"])
         kernels = self.convolutions()
         self.samples_per_frame, self.receptive_field = 1, 1
         for kernel, stride in kernels:
@@ -104,7 +106,10 @@ class LoadedCheckpoint(LoadedEncoder):
         self.states = HiddenStates(layers, [number for number in self.wanted if number < self.deepest])
         self.group_norms = mask_group_norms(model)
         self.zeroed = PaddingZeroed(stack) if stack is not model else None
+        frequencies = [(module, module.inv_freq) for module in model.modules() if hasattr(module, "inv_freq")]
         self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
+        for module, values in frequencies:  # of rotary positions; rounded, they would turn late frames by a radian
+            module.inv_freq = values.to(self.device)
 
     def forward(self, audio: "torch.Tensor", lengths: Sequence[int]) -> "dict[str, torch.Tensor]":
         import torch
@@ -151,16 +156,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_preprocessor(folder: Path) -> dict[str, Any]:
     """What the checkpoint's preprocessor says: preprocessor_config.json, or processor_config.json's feature_extractor.
 
-    Where there is neither, audio is fed as it is, at 16 kHz.
+    What it leaves out has the value that transformers' Wav2Vec2FeatureExtractor gives it. Where there is neither file,
+    audio is fed as it is, at 16 kHz.
     """
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
+    for name in PREPROCESSORS:
+        path = folder / name
+        if path.is_file():
             try:
-                data = json.loads((folder / name).read_text(encoding="utf-8"))
+                data = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise EncoderError(f"{folder / name} is no JSON: {error}") from None
-            return data.get("feature_extractor", data)
-    return {}
+                raise EncoderError(f"{path} is no JSON: {error}") from None
+            if not isinstance(data, dict):
+                raise EncoderError(f"{path} is no preprocessor's configuration: it holds no JSON object")
+            said = data.get("feature_extractor", data if name == PREPROCESSORS[0] else None)
+            if isinstance(said, dict):
+                return {"sampling_rate": 16000, "do_normalize": True, **said}
+    return {"sampling_rate": 16000, "do_normalize": False}
 
 
 def load_pretrained(model_class: Any, folder: Path, **options: Any) -> "nn.Module":
@@ -179,8 +190,9 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> "nn.Modul
         model, report = model_class.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EncoderError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged checkpoint shows in many kinds, safetensors' own among them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EncoderError(f"{folder} cannot be loaded: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
     # masked_spec_embed replaces masked frames in training; a frozen encoder never reads it.

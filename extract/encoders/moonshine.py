@@ -1,8 +1,10 @@
 """Moonshine's encoder: from a folder that holds the encoder alone, or the whole model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.checkpoint import CheckpointEncoder, LoadedCheckpoint, load_pretrained
 from encodeonce.extract.encoders.weights import weight_files
 from encodeonce.store.layout import Output
@@ -25,8 +27,22 @@ class Moonshine(CheckpointEncoder):
         "encoder_hidden_act": "gelu",
         "attention_bias": False,
         "pad_head_dim_to_multiple_of": None,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.9},
+        "rope_parameters": None,
     }
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], name: str, source: str, cache: FileCache) -> None:
+        super().__init__(folder, config, name, source, cache)
+        # transformers 4 wrote rotary positions as fields of their own, 5 writes them as one, and fills in what was left out.
+        rope = {
+            "rope_type": "default",
+            "rope_theta": config.get("rope_theta", 10000.0),
+            "partial_rotary_factor": config.get("partial_rotary_factor", 0.9),
+        }
+        self.config["rope_parameters"] = (
+            rope | (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})
+        )
+        if self.config["encoder_num_key_value_heads"] is None:
+            self.config["encoder_num_key_value_heads"] = self.config["encoder_num_attention_heads"]
 
     def convolutions(self) -> list[tuple[int, int]]:
         return [(127, 64), (7, 3), (3, 2)]

@@ -22,8 +22,11 @@ MOONSHINE_FILE = "assets/tiny-en/encoder_model.ort"
 class OnnxEncoder(Encoder):
     """An exported graph over 16 kHz audio. Its frame geometry is found by running it, since a graph does not tell.
 
-    A graph's padding cannot be mended from outside, so only utterances of equal length share a batch.
+    A graph cannot be mended from outside, so each utterance runs by itself: padding would leak, and where activations are
+    quantised by the range of the whole batch (moonshine-voice's are) even utterances of equal length change each other.
     """
+
+    mixes_lengths = True
 
     def __init__(self, path: Path, name: str, cache: FileCache, source: str | None = None) -> None:
         if not path.is_file():
@@ -53,7 +56,7 @@ class OnnxEncoder(Encoder):
 
 
 class LoadedOnnx(LoadedEncoder):
-    """A session of onnxruntime."""
+    """A session of onnxruntime, run an utterance at a time."""
 
     def __init__(self, session: Any, what: str) -> None:
         self.session, self.what = session, what
@@ -61,7 +64,10 @@ class LoadedOnnx(LoadedEncoder):
     def forward(self, audio: "torch.Tensor", lengths: Sequence[int]) -> "dict[str, torch.Tensor]":
         import torch
 
-        return {self.what: torch.from_numpy(run(self.session, audio.numpy()))}
+        rows = [run(self.session, row[None, :n]) for row, n in zip(audio.numpy(), lengths, strict=True)]
+        return {
+            self.what: torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row[0]) for row in rows], batch_first=True)
+        }
 
 
 def moonshine_tiny(cache: FileCache) -> OnnxEncoder:
@@ -98,7 +104,7 @@ def open_session(path: Path, device: str) -> Any:
 
 
 def run(session: Any, audio: np.ndarray) -> np.ndarray:
-    """`last_hidden_state` `[B, T, D]` float32 of audio `[B, S]` without padding."""
+    """`last_hidden_state` `[1, T, D]` float32 of one utterance `[1, S]`."""
     entries = {entry.name: entry for entry in session.get_inputs()}
     feeds: dict[str, np.ndarray] = {"input_values": audio}
     if "attention_mask" in entries:

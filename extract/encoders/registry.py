@@ -9,7 +9,8 @@ from pathlib import Path
 
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import Encoder, EncoderError
-from encodeonce.extract.encoders.checkpoint import read_config
+from encodeonce.extract.encoders.checkpoint import PREPROCESSORS, read_config
+from encodeonce.extract.encoders.weights import SAFETENSORS, weight_files
 
 HUB = {
     "hubert-base": "facebook/hubert-base-ls960",
@@ -27,7 +28,10 @@ HUB = {
     "moonshine-tiny": "UsefulSensors/moonshine-tiny",
     "moonshine-base": "UsefulSensors/moonshine-base",
 }
-"""Short names of checkpoints on the hub."""
+"""Short names of checkpoints on the hub; each of them has a preprocessor_config.json there."""
+
+HUB_TIMEOUT = 10.0
+"""Seconds to wait for the hub's answer on what a repository holds."""
 
 MODEL_TYPES = {
     "hubert": "ssl:Hubert",
@@ -100,7 +104,6 @@ def list_encoders() -> list[Known]:
 
 def cached_folder(repository: str) -> Path | None:
     """The folder of a whole checkpoint in the hub's cache on disk, or None."""
-    from encodeonce.extract.encoders.weights import weight_files
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -119,18 +122,24 @@ def hub_folder(repository: str, word: str) -> Path:
         EncoderError: neither works.
     """
     folder = cached_folder(repository)
-    if folder is not None:
+    # A cache that transformers' models alone have filled lacks the preprocessor, which decides whether audio is normalised.
+    if folder is not None and any((folder / name).is_file() for name in PREPROCESSORS):
         return folder
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        names = HfApi().list_repo_files(repository)
-        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin"
+        # model_info is asked once; listing the files would be tried again for 23 s where there is no network.
+        names = {file.rfilename for file in HfApi().model_info(repository, timeout=HUB_TIMEOUT).siblings or ()}
+        safe = names & {SAFETENSORS, f"{SAFETENSORS}.index.json"}
+        weights = "model*.safetensors" if safe else "pytorch_model*.bin"
         return Path(snapshot_download(repository, allow_patterns=["*config.json", "*.index.json", weights]))
     except Exception as error:  # the hub's client raises many kinds; all mean that it is not to be had
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if folder is not None and repository not in HUB.values():
+            return folder
+        lacking = "its preprocessor_config.json is" if folder is not None else "it is"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise EncoderError(
-            f"{word}: {repository} is not in the hub's cache on this machine and cannot be fetched ({reason}). "
+            f"{word} is {repository}: {lacking} not in the hub's cache on this machine and cannot be fetched ({reason}). "
             f"Copy the checkpoint (config.json, preprocessor_config.json, model.safetensors) into a folder and give "
             f"--encoder ./that-folder"
         ) from error

@@ -1,5 +1,6 @@
 """HuBERT, wav2vec 2.0, WavLM, data2vec, UniSpeech and their kin: convolutions over the raw waveform, then a transformer."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -34,7 +35,12 @@ class SelfSupervised(CheckpointEncoder):
     final_norm_always: ClassVar[bool] = False
 
     def convolutions(self) -> list[tuple[int, int]]:
-        return list(zip(self.config["conv_kernel"], self.config["conv_stride"], strict=True))
+        kernels, strides = self.config["conv_kernel"], self.config["conv_stride"]
+        if len(kernels) != len(strides):
+            raise EncoderError(
+                f"{self.folder / 'config.json'}: conv_kernel has {len(kernels)} entries, conv_stride {len(strides)}"
+            )
+        return list(zip(kernels, strides, strict=True))
 
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> LoadedCheckpoint:
         import transformers
@@ -66,7 +72,7 @@ class Wav2Vec2Conformer(SelfSupervised):
     model_class = "Wav2Vec2ConformerModel"
     final_norm_always = True
     fields: ClassVar = {
-        **COMMON,
+        **{k: v for k, v in COMMON.items() if k != "do_stable_layer_norm"},
         "conv_depthwise_kernel_size": 31,
         "position_embeddings_type": "relative",
         "rotary_embedding_base": 10000,
@@ -79,6 +85,11 @@ class WavLM(SelfSupervised):
 
     model_class = "WavLMModel"
     fields: ClassVar = {**COMMON, "num_buckets": 320, "max_bucket_distance": 800}
+
+    def load(self, device: str, precision: str, outputs: Sequence[Output]) -> LoadedCheckpoint:
+        # transformers' own call; it means the same, and the user can do nothing about it.
+        warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask", UserWarning)
+        return super().load(device, precision, outputs)
 
 
 class Data2VecAudio(SelfSupervised):
@@ -102,11 +113,3 @@ class UniSpeechSat(SelfSupervised):
     """UniSpeech-SAT."""
 
     model_class = "UniSpeechSatModel"
-
-
-def check_geometry(config: Mapping[str, Any]) -> None:
-    """Refuse a configuration whose convolutions do not fit together."""
-    if len(config["conv_kernel"]) != len(config["conv_stride"]):
-        raise EncoderError(
-            f"conv_kernel has {len(config['conv_kernel'])} entries, conv_stride {len(config['conv_stride'])}"
-        )

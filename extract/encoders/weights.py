@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+import zipfile
 from pathlib import Path
 
 from encodeonce.extract.cache import FileCache
@@ -23,7 +24,10 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            try:
+                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise EncoderError(f"{index} is no index of weights: {error!r}; copy it again") from None
             missing = [part for part in parts if not (folder / part).is_file()]
             if missing:
                 raise EncoderError(
@@ -62,10 +66,16 @@ DTYPES = {
     "F32": "float32",
     "F16": "float16",
     "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
     "I64": "int64",
     "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
     "U8": "uint8",
+    "BOOL": "bool",
 }
+"""safetensors' names of dtypes -> torch's."""
 
 
 def _safetensors_digests(path: Path) -> dict[str, list]:
@@ -73,6 +83,8 @@ def _safetensors_digests(path: Path) -> dict[str, list]:
     try:
         with open(path, "rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
+            if 8 + size > path.stat().st_size:
+                raise EncoderError(f"{path} is truncated or no safetensors file: its header would be {size} bytes")
             header = json.loads(file.read(size))
             header.pop("__metadata__", None)
             for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -87,7 +99,7 @@ def _safetensors_digests(path: Path) -> dict[str, list]:
                     left -= len(block)
                 dtype = DTYPES.get(entry["dtype"], entry["dtype"])
                 digests[name] = [dtype, entry["shape"], digest.hexdigest()]
-    except (struct.error, ValueError, KeyError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(f"{path} is no safetensors file: {error}; copy it again") from error
     return digests
 
@@ -96,9 +108,11 @@ def _torch_digests(path: Path) -> dict[str, list]:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Checkpoints of before torch 1.6 are no zip archives and cannot be mapped.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        raise EncoderError(f"{path} cannot be loaded as plain weights: {error}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EncoderError(f"{path} cannot be loaded as plain weights: {reason}") from error
     digests = {}
     for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor):
