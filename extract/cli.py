@@ -101,12 +101,15 @@ def extract_features(
 
 def summary(report: SplitReport) -> str:
     """What became of a split, in a line."""
-    parts = [f"{report.utterances} utterances of {report.split} ({report.audio_seconds / 3600:.2f} h)"]
-    for word in ("encoded", "copied", "reused", "failed"):
-        if getattr(report, word):
-            parts.append(f"{getattr(report, word)} {word}")
+    did = [
+        f"{getattr(report, word)} {word}" for word in ("encoded", "copied", "reused", "failed") if getattr(report, word)
+    ]
     speed = f", {report.rtfx:.0f} times real time" if report.rtfx else ""
-    return f"{': '.join((parts[0], ', '.join(parts[1:]) or 'nothing to do'))} in {report.wall_seconds:.1f} s{speed}; {report.bytes / 1e6:.1f} MB in {report.store}"
+    return (
+        f"{report.utterances} utterances of {report.split} ({report.audio_seconds / 3600:.2f} h): "
+        f"{', '.join(did) or 'nothing to do'} in {report.wall_seconds:.1f} s{speed}; "
+        f"{report.bytes / 1e6:.1f} MB in {report.store}"
+    )
 
 
 def show_encoders(as_json: bool) -> None:

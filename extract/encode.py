@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class BatchEncoder:
     load_float32: Callable[[], LoadedEncoder]
     again: int = 0
     _float32: LoadedEncoder | None = field(default=None, repr=False)
+    _loading: Lock = field(default_factory=Lock, repr=False)
 
     def encode(self, audio: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Frames `[T, D]` float32 by `Output.what`, for each utterance `[samples]` float32 (normalised already).
@@ -68,8 +70,9 @@ class BatchEncoder:
         counts = [self.encoder.frames(n) for n in lengths]
         frames = self._frames(self.loaded, padded, lengths, counts)
         if self.precision != "float32" and not all(np.isfinite(v).all() for f in frames for v in f.values()):
-            self._float32 = self._float32 or self.load_float32()
-            self.again += len(arrays)
+            with self._loading:
+                self._float32 = self._float32 or self.load_float32()
+                self.again += len(arrays)
             frames = self._frames(self._float32, padded, lengths, counts)
         return frames
 

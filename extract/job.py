@@ -157,10 +157,10 @@ class SplitJob:
         needed = {output.what: output for task in tasks for output in task.outputs}
         seconds = sum(place.samples for task in tasks for place in task.places) / run.encoder.sample_rate
         device = run.find_device()
-        batch_seconds = run.batch_seconds()
+        batch_seconds, work = run.batch_seconds(), run.work()
         self._made = {
             "device": device,
-            "threads": run.threads(),
+            "threads": work.threads,
             "batch_seconds": batch_seconds,
             "machine": platform.machine(),
             **run.versions(),
@@ -169,8 +169,7 @@ class SplitJob:
             encoder=run.encoder,
             load=lambda: run.load(list(needed.values())),
             batch_samples=int(batch_seconds * run.encoder.sample_rate),
-            mixes_lengths=run.encoder.mixes_lengths,
-            decoders=run.workers,
+            work=work,
             shard_frames=self.writer.attributes.shard_frames,
             record=lambda place, utterance, digest: make_record(
                 place, utterance, digest, self.root, run.encoder.sample_rate
@@ -188,15 +187,15 @@ class SplitJob:
         stages = pipeline.stages
         if pipeline.started is not None:
             self.report.pipeline_seconds = max(0.0, time.perf_counter() - pipeline.started - stages.load)
-        self.report.encoder_seconds = stages.encode
+        self.report.encoder_seconds = stages.encode / work.encoders
         if pipeline.batch_encoder and pipeline.batch_encoder.again:
             run.progress.say(
                 f"{pipeline.batch_encoder.again} utterances gave NaN or infinity in {run.precision} and were encoded again in float32"
             )
         run.progress.detail(
-            f"Where the time went: encoder {stages.encode:.1f} s, waiting for audio {stages.wait_for_audio:.1f} s, waiting for the disk "
-            f"{stages.wait_for_disk:.1f} s; beside it decoding {stages.decode:.1f} s, quantising {stages.keep:.1f} s, "
-            f"writing {stages.write:.1f} s; loading the encoder {stages.load:.1f} s"
+            f"Where the time went, over {work.encoders} encoder threads: encoder {stages.encode:.1f} s, waiting for audio "
+            f"{stages.wait_for_audio:.1f} s, quantising {stages.keep:.1f} s; beside them decoding {stages.decode:.1f} s, "
+            f"writing {stages.write:.1f} s, waiting for the disk {stages.wait_for_disk:.1f} s; loading the encoder {stages.load:.1f} s"
         )
 
     def _keep_what_is_done(self) -> None:

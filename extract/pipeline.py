@@ -1,8 +1,8 @@
-"""The stages of a run, overlapping through bounded queues: decode -> encode -> keep -> write.
+"""The stages of a run, overlapping through bounded queues: decode -> encode and keep -> write.
 
-Decoding runs ahead in threads (soundfile releases the GIL), the encoder runs in the calling thread, a thread brings
-features into their stored form, another writes shards. What is in a shard, and which utterances of it share a batch, is a
-function of its places and the batch limit alone.
+Decoding runs ahead in threads (soundfile releases the GIL). Encoder threads take the batches, bring the features into
+their stored form and hand them on; one thread writes shards. What is in a shard, and which utterances of it share a
+batch, is a function of its places and the batch limit alone, and a batch is always computed by as many threads.
 """
 
 import tempfile
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
@@ -27,13 +27,15 @@ from encodeonce.store.identity import audio_hash
 from encodeonce.store.plan import Place
 
 DECODE_AHEAD_SECONDS = 600.0
+DECODE_AHEAD = 256
+"""Batches."""
 SHARD_MEMORY_BYTES = 1 << 30
 SHARDS_AHEAD = 2
 
 
 @dataclass
 class Stages:
-    """Where the time goes: seconds of work of each stage (decode, keep and write overlap the encoder)."""
+    """Where the time goes: seconds of work of each stage, summed over its threads."""
 
     decode: float = 0.0
     encode: float = 0.0
@@ -48,6 +50,38 @@ Copier = Callable[[str, ShardTask], Mapping[str, tuple[np.ndarray, np.ndarray | 
 """(audio hash, task) -> the stored values and affine of every output of the task, where the same audio is in another split."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """How a run is spread: threads that decode, threads that encode, and the threads of torch in each of these."""
+
+    decoders: int
+    encoders: int
+    threads: int
+
+
+@dataclass
+class Outcome:
+    """What became of a batch: per utterance and output the stored values, the affine of int8, and the SNR in dB."""
+
+    kept: dict[str, dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    copied: set[str] = field(default_factory=set)
+
+    def spool(self, folder: Path) -> None:
+        """Move the values to files on disk that are mapped instead: for shards larger than memory should hold."""
+        for outputs in self.kept.values():
+            for name, (values, affine, noise) in outputs.items():
+                with tempfile.NamedTemporaryFile(dir=folder) as file:
+                    mapped = np.memmap(file, values.dtype, "w+", shape=values.shape)
+                mapped[:] = values
+                outputs[name] = mapped, affine, noise
+
+
+Batch = tuple[ShardResult, list[tuple[Place, Future]], bool]
+"""The shard a batch belongs to, its places with their audio to come, and whether it is the shard's last."""
+
+
 class Pipeline:
     """Runs shard tasks through the stages and hands each finished shard to `commit`, in order, in one thread."""
 
@@ -56,8 +90,7 @@ class Pipeline:
         encoder: Encoder,
         load: Callable[[], BatchEncoder],
         batch_samples: int,
-        mixes_lengths: bool,
-        decoders: int,
+        work: Work,
         shard_frames: int,
         record: Callable[[Place, Utterance, str], dict],
         copy: Copier,
@@ -65,62 +98,63 @@ class Pipeline:
         progress: Callable[[float], None],
     ) -> None:
         self.encoder, self.load = encoder, load
-        self.batch_samples, self.mixes_lengths, self.decoders = batch_samples, mixes_lengths, decoders
+        self.batch_samples, self.work = batch_samples, work
         self.shard_frames = shard_frames
         self.record, self.copy, self.commit, self.progress = record, copy, commit, progress
         self.stages = Stages()
         self.batch_encoder: BatchEncoder | None = None
         self.started: float | None = None
-        self._clock = Lock()
+        self._clock, self._loading = Lock(), Lock()
 
     def run(self, tasks: Iterable[ShardTask]) -> None:
         """Make every shard. The first error of any stage ends the run; shards committed before it stand."""
         with (
-            ThreadPoolExecutor(self.decoders, "decode") as decoders,
-            ThreadPoolExecutor(1, "keep") as keeper,
+            ThreadPoolExecutor(self.work.decoders, "decode") as decoders,
+            ThreadPoolExecutor(self.work.encoders, "encode", self._limit_threads) as encoders,
             ThreadPoolExecutor(1, "write") as writer,
             tempfile.TemporaryDirectory(prefix="encodeonce-") as spool,
         ):
+            encoding: deque[tuple[Batch, Future[Outcome]]] = deque()
             writing: deque[Future[None]] = deque()
-            batch_queue = self._decoded(decoders, tasks)
-            keeping: deque[Future[None]] = deque()
             try:
-                for task, result, group, last in batch_queue:
-                    self._encode(result, group, keeper, keeping, Path(spool))
-                    self.progress(sum(place.samples for place, _ in group) / self.encoder.sample_rate)
-                    if last:
-                        while keeping:
-                            keeping.popleft().result()
-                        with self._timed("wait_for_disk"):
-                            while len(writing) >= SHARDS_AHEAD or (writing and writing[0].done()):
-                                writing.popleft().result()
-                        writing.append(writer.submit(self._write, result))
+                for batch in self._decoded(decoders, tasks):
+                    encoding.append((batch, encoders.submit(self._encode, batch, Path(spool))))
+                    while len(encoding) > 2 * self.work.encoders:
+                        self._collect(*encoding.popleft(), writer, writing)
+                while encoding:
+                    self._collect(*encoding.popleft(), writer, writing)
                 while writing:
                     writing.popleft().result()
             except BaseException:
-                for executor in (decoders, keeper, writer):
+                for executor in (decoders, encoders, writer):
                     executor.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _decoded(
-        self, decoders: ThreadPoolExecutor, tasks: Iterable[ShardTask]
-    ) -> Iterator[tuple[ShardTask, ShardResult, list[tuple[Place, Future]], bool]]:
+    def _limit_threads(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.work.threads)
+
+    def _decoded(self, decoders: ThreadPoolExecutor, tasks: Iterable[ShardTask]) -> Iterator[Batch]:
         """The batches of all shards in turn, their audio being decoded some way ahead."""
-        ahead: deque[tuple[ShardTask, ShardResult, list[tuple[Place, Future]], bool]] = deque()
+        ahead: deque[Batch] = deque()
         seconds = 0.0
         for task in tasks:
             result = ShardResult(task)
-            grouped = batches([p.samples for p in task.places], self.batch_samples, self.mixes_lengths)
+            lengths = [place.samples for place in task.places]
+            grouped = batches(lengths, self.batch_samples, self.encoder.mixes_lengths)
             for number, positions in enumerate(grouped):
                 places = [task.places[i] for i in positions]
                 group = [(place, decoders.submit(self._decode, task, place)) for place in places]
-                ahead.append((task, result, group, number == len(grouped) - 1))
-                seconds += sum(place.samples for place in places) / self.encoder.sample_rate
-                while seconds > DECODE_AHEAD_SECONDS and len(ahead) > 1:
-                    batch = ahead.popleft()
-                    seconds -= sum(place.samples for place, _ in batch[2]) / self.encoder.sample_rate
-                    yield batch
+                ahead.append((result, group, number == len(grouped) - 1))
+                seconds += self._seconds(group)
+                while len(ahead) > self.work.encoders and (seconds > DECODE_AHEAD_SECONDS or len(ahead) > DECODE_AHEAD):
+                    seconds -= self._seconds(ahead[0][1])
+                    yield ahead.popleft()
         yield from ahead
+
+    def _seconds(self, group: Sequence[tuple[Place, Future]]) -> float:
+        return sum(place.samples for place, _ in group) / self.encoder.sample_rate
 
     def _decode(self, task: ShardTask, place: Place) -> tuple[str, np.ndarray]:
         if self.started is None:
@@ -136,77 +170,70 @@ class Pipeline:
                 raise AudioError(f"{utterance.audio} changed since its place was planned; run again with --replace")
             return digest, self.encoder.prepare(samples)
 
-    def _encode(
-        self,
-        result: ShardResult,
-        group: Sequence[tuple[Place, Future]],
-        keeper: ThreadPoolExecutor,
-        keeping: deque[Future[None]],
-        spool: Path,
-    ) -> None:
+    def _encode(self, batch: Batch, spool: Path) -> Outcome:
+        """One batch, from decoded audio to what will be stored; runs in an encoder thread."""
+        result, group, _ = batch
+        task, outcome = result.task, Outcome()
         places, audio = [], []
         for place, future in group:
             try:
                 with self._timed("wait_for_audio"):
                     digest, samples = future.result()
             except AudioError as error:
-                result.failed[place.id] = str(error)
+                outcome.failed[place.id] = str(error)
                 continue
-            result.hashes[place.id] = digest
-            stored = self.copy(digest, result.task)
+            outcome.hashes[place.id] = digest
+            stored = self.copy(digest, task)
             if stored is not None:
-                result.copied.add(place.id)
-                keeping.append(keeper.submit(self._keep_copy, result, place, stored))
+                outcome.copied.add(place.id)
+                outcome.kept[place.id] = {name: (*pair, None) for name, pair in stored.items()}
             else:
                 places.append(place)
                 audio.append(samples)
         if not audio:
-            return
-        if self.batch_encoder is None:
-            with self._timed("load"):
-                self.batch_encoder = self.load()
+            return outcome
+        encoder = self._loaded()
         with self._timed("encode"):
-            features = self.batch_encoder.encode(audio)
-        for place, outputs in zip(places, features, strict=True):
-            keeping.append(keeper.submit(self._keep, result, place, outputs, spool))
-        while keeping and (keeping[0].done() or len(keeping) > 64):
-            keeping.popleft().result()
-
-    def _keep(self, result: ShardResult, place: Place, outputs: Mapping[str, np.ndarray], spool: Path) -> None:
+            features = encoder.encode(audio)
         with self._timed("keep"):
-            try:
-                kept = {output.name: keep(outputs[output.what], output) for output in result.task.outputs}
-            except NotStorableError as error:
-                result.failed[place.id] = str(error)
-                return
-            for name, (values, affine, noise) in kept.items():
-                self._place(result, place, name, self._spooled(result, values, spool), affine)
-                result.noise.setdefault(name, []).append(noise)
+            for place, frames in zip(places, features, strict=True):
+                try:
+                    outcome.kept[place.id] = {o.name: keep(frames[o.what], o) for o in task.outputs}
+                except NotStorableError as error:
+                    outcome.failed[place.id] = str(error)
+            if task.bytes > SHARD_MEMORY_BYTES:
+                outcome.spool(spool)
+        return outcome
 
-    def _keep_copy(
-        self, result: ShardResult, place: Place, stored: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
+    def _loaded(self) -> BatchEncoder:
+        with self._loading:
+            if self.batch_encoder is None:
+                with self._timed("load"):
+                    self.batch_encoder = self.load()
+            return self.batch_encoder
+
+    def _collect(
+        self, batch: Batch, future: Future[Outcome], writer: ThreadPoolExecutor, writing: deque[Future[None]]
     ) -> None:
-        for name, (values, affine) in stored.items():
-            self._place(result, place, name, values, affine)
-
-    def _place(
-        self, result: ShardResult, place: Place, output: str, values: np.ndarray, affine: np.ndarray | None
-    ) -> None:
-        record = self.record(place, result.task.utterances[place.id], result.hashes[place.id])
-        item = ShardItem(place.id, place.row % self.shard_frames, values, record, affine)
-        result.items.setdefault(output, {})[place.id] = item
-
-    @staticmethod
-    def _spooled(result: ShardResult, values: np.ndarray, spool: Path) -> np.ndarray:
-        """The values themselves, or where a shard's outputs are large a copy on disk that looks the same."""
-        frames = sum(place.frames for place in result.task.places)
-        row_bytes = sum(output.width * np.dtype(output.dtype).itemsize for output in result.task.outputs)
-        if frames * row_bytes <= SHARD_MEMORY_BYTES:
-            return values
-        with tempfile.NamedTemporaryFile(dir=spool) as file:
-            mapped = np.memmap(file, values.dtype, "w+", shape=values.shape)
-        mapped[:] = values
-        return mapped
+        """Take in a batch, in the order of the plan; hand the shard on when that was its last."""
+        result, group, last = batch
+        outcome = future.result()
+        result.failed |= outcome.failed
+        result.hashes |= outcome.hashes
+        result.copied |= outcome.copied
+        for place, _ in group:
+            for name, (values, affine, noise) in outcome.kept.get(place.id, {}).items():
+                record = self.record(place, result.task.utterances[place.id], outcome.hashes[place.id])
+                item = ShardItem(place.id, place.row % self.shard_frames, values, record, affine)
+                result.items.setdefault(name, {})[place.id] = item
+                if noise is not None:
+                    result.noise.setdefault(name, []).append(noise)
+        self.progress(self._seconds(group))
+        if last:
+            with self._timed("wait_for_disk"):
+                while len(writing) >= SHARDS_AHEAD or (writing and writing[0].done()):
+                    writing.popleft().result()
+            writing.append(writer.submit(self._write, result))
 
     def _write(self, result: ShardResult) -> None:
         with self._timed("write"):

@@ -28,12 +28,15 @@ from encodeonce.store.writer import SplitWriter
 
 if TYPE_CHECKING:
     from encodeonce.extract.encode import BatchEncoder
+    from encodeonce.extract.pipeline import Work
 
 DTYPES = ("float16", "float32", "int8")
 LIBRARIES = ("encodeonce", "numpy", "soundfile", "torch", "torchaudio", "transformers", "onnxruntime")
 BATCH_SECONDS = {"cpu": 0.0, "cuda": 320.0}
 """Padded audio of a batch by kind of device. On a CPU one utterance at a time is as fast as any batch (docs/speed.md)."""
 
+MOST_ENCODERS = 8
+"""Threads that encode on a CPU: each holds the activations of a batch."""
 LEAST_SHARD_SECONDS = 600
 """A shard has room for at least this much audio, so that later, longer utterances fit."""
 
@@ -202,18 +205,26 @@ class Run:
             return self.request.batch_seconds
         return BATCH_SECONDS[self.find_device().split(":")[0]]
 
-    @staticmethod
-    def threads() -> int:
-        """Threads that torch computes with."""
-        import torch
+    def work(self) -> "Work":
+        """How the run is spread over this machine.
 
-        return torch.get_num_threads()
+        On a CPU a thread of the encoder computes on one core: on two cores that is as fast as two cores on one batch, it
+        does not stall when another process wants a core, and the features do not depend on how many cores there are.
+        """
+        import torch
+        from encodeonce.extract.pipeline import Work
+
+        cores = torch.get_num_threads()
+        encoders = 1 if self.find_device().startswith("cuda") else min(cores, MOST_ENCODERS)
+        return Work(self.workers, encoders, max(1, cores // encoders))
 
     def load(self, outputs: Sequence[Output]) -> "BatchEncoder":
         """Load the encoder, ready for some outputs."""
         from encodeonce.extract.encode import BatchEncoder, Cutting
 
         device, begun = self.find_device(), time.perf_counter()
+        if self.encoder.note:
+            self.progress.say(self.encoder.note)
         loaded = self.encoder.load(device, self.precision, outputs)
         self.progress.say(
             f"Loaded {self.encoder.name} on {device} in {self.precision} ({time.perf_counter() - begun:.1f} s)"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.store.format import ShardItem
 from encodeonce.store.layout import Output
@@ -20,6 +21,12 @@ class ShardTask:
     outputs: Sequence[Output]
     expected_hashes: Mapping[str, str]
     """Audio hashes that utterances must have, for outputs added to a shard that stands."""
+
+    @property
+    def bytes(self) -> int:
+        """What the values of all outputs take up."""
+        row_bytes = sum(output.width * np.dtype(output.dtype).itemsize for output in self.outputs)
+        return row_bytes * sum(place.frames for place in self.places)
 
 
 @dataclass

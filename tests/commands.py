@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import soundfile
-
 from encodeonce.extract.cli import main as extract_main
 from encodeonce.store.cli import main as store_main
 

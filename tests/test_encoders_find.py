@@ -109,9 +109,12 @@ def test_any_hub_id_in_the_cache_is_found(hub, cache):
 def test_a_hub_cache_without_the_preprocessor_is_no_reason_to_skip_normalising(hub, cache):
     """HubertModel.from_pretrained alone leaves such a cache; the real checkpoint has a preprocessor that normalises."""
     put_in_hub_cache(hub, "facebook/hubert-large-ll60k", preprocessor=False)
-    message = refusal("hubert-large", cache)
-    assert "preprocessor_config.json is not in the hub's cache" in message
-    assert "--encoder ./that-folder" in message
+    encoder = find_encoder("hubert-large", cache)
+    assert encoder.normalise
+    assert "as published for facebook/hubert-large-ll60k" in encoder.note
+    put_in_hub_cache(hub, "microsoft/wavlm-large", preprocessor=False)  # what that one says is not known here
+    with pytest.raises(EncoderError, match=r"its preprocessor_config\.json is not in the hub's cache"):
+        find_encoder("wavlm-large", cache)
 
 
 def test_a_checkpoint_of_somebody_without_a_preprocessor_is_taken_as_it_is(hub, cache):

@@ -33,13 +33,17 @@ def make_items(lengths: list[int], width: int, dtype: str) -> tuple[list[ShardIt
     for number, frames in enumerate(lengths):
         values = generator.integers(-100, 100, (frames, width)).astype(dtype)
         affine = generator.standard_normal((2, width)).astype("<f4") if dtype == "int8" else None
-        items.append(ShardItem(f"a/b.{number}", row, values, {"id": f"a/b.{number}", "row": row, "frames": frames}, affine))
+        items.append(
+            ShardItem(f"a/b.{number}", row, values, {"id": f"a/b.{number}", "row": row, "frames": frames}, affine)
+        )
         row += aligned(frames)
     return items, row
 
 
 @settings(max_examples=40, deadline=None)
-@given(lengths=st.lists(st.integers(1, 150), min_size=1, max_size=6), width=WIDTHS, dtype=DTYPES, spare=st.integers(0, 3))
+@given(
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=6), width=WIDTHS, dtype=DTYPES, spare=st.integers(0, 3)
+)
 def test_shard_is_read_by_zarr_and_by_tar(tmp_path_factory, lengths, width, dtype, spare):
     items, rows = make_items(lengths, width, dtype)
     shard_frames = rows + spare * ROW_ALIGNMENT

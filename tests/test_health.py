@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from commands import contents, extract, feature_store, split_folder, write_corpus
-from plain_readers import read_both
-
 from encodeonce.store import DamagedError, FeatureStore
+from plain_readers import read_both
 
 
 @pytest.fixture

@@ -56,7 +56,9 @@ def test_shards_have_about_128_mb_and_less_where_there_is_less():
 
 
 def test_plans_come_back_as_they_were_kept(tmp_path: Path):
-    plans = [Plan(i, deal([(f"ü{i}", 3200, 10), ("b", 6400, 20)], 640, i, i), {"dev": 3} if i else {}) for i in range(3)]
+    plans = [
+        Plan(i, deal([(f"ü{i}", 3200, 10), ("b", 6400, 20)], 640, i, i), {"dev": 3} if i else {}) for i in range(3)
+    ]
     for plan in plans:
         write_plan(tmp_path / "plans", plan, tmp_path / ".tmp")
     assert read_plans(tmp_path / "plans") == plans

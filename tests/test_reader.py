@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import extract, split_folder, write_corpus
-from plain_readers import read_both
-
 from encodeonce.store import FeatureStore, StoreError
+from plain_readers import read_both
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +36,18 @@ def test_features_are_views_that_cannot_be_written(store):
 
 
 def test_a_store_can_be_pickled_and_used_as_a_context(store):
-    with pickle.loads(pickle.dumps(store)) as copy:  # noqa: S301 (our own bytes, as worker processes get them)
+    with pickle.loads(pickle.dumps(store)) as copy:
         assert copy.ids == store.ids
         np.testing.assert_array_equal(copy[0].features, store[0].features)
 
 
 def test_a_split_is_found_by_store_set_or_path(store):
     set_folder = store.path.parent
-    for opened in (FeatureStore(set_folder.parent, "fbank", "dev"), FeatureStore(set_folder), FeatureStore(set_folder.parent)):
+    for opened in (
+        FeatureStore(set_folder.parent, "fbank", "dev"),
+        FeatureStore(set_folder),
+        FeatureStore(set_folder.parent),
+    ):
         assert opened.path == store.path
     assert store.encoder == "fbank"
     assert store.frame_rate == 100

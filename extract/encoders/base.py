@@ -29,6 +29,7 @@ class Encoder(ABC):
         samples_per_frame: samples from one frame to the next.
         receptive_field: samples the first frame needs.
         normalise: whether each utterance is scaled to zero mean and unit variance first.
+        note: something about the checkpoint that its user should know, or nothing.
         mixes_lengths: utterances of different lengths may share a batch, each with the result it has alone;
             otherwise only equal lengths do.
     """
@@ -39,6 +40,7 @@ class Encoder(ABC):
     samples_per_frame: int
     receptive_field: int
     normalise: bool = False
+    note: str = ""
     mixes_lengths: bool = False
 
     def frames(self, samples: int) -> int:

@@ -29,13 +29,26 @@ class CheckpointEncoder(Encoder):
     fields: Mapping[str, Any]
     """The configuration fields that change what is computed, with the defaults of the configuration class."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], name: str, source: str, cache: FileCache) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        name: str,
+        source: str,
+        cache: FileCache,
+        published_normalise: bool | None = None,
+    ) -> None:
         self.folder, self.name, self.source, self._cache = folder, name, source, cache
         self.config = {field: config.get(field, default) for field, default in self.fields.items()}
         weight_files(folder)
         preprocessor = read_preprocessor(folder)
-        self.sample_rate = int(preprocessor["sampling_rate"])
-        self.normalise = bool(preprocessor["do_normalize"])
+        self.sample_rate = int(preprocessor.get("sampling_rate", 16000))
+        # What the file leaves out has the value of transformers' Wav2Vec2FeatureExtractor.
+        self.normalise = bool(preprocessor.get("do_normalize", True) if preprocessor else published_normalise)
+        if not preprocessor:
+            fed = "scaled to zero mean and unit variance" if self.normalise else "fed as it is"
+            why = f", as published for {source}" if published_normalise is not None else ""
+            self.note = f"{name} has no {PREPROCESSORS[0]} here: audio is {fed}{why}"
         kernels = self.convolutions()
         self.samples_per_frame, self.receptive_field = 1, 1
         for kernel, stride in kernels:
@@ -118,15 +131,15 @@ class LoadedCheckpoint(LoadedEncoder):
         mixed = len(set(lengths)) > 1
         kernel, stride = self.encoder.convolutions()[0]
         for norm in self.group_norms:
-            norm.lengths = [(length - kernel) // stride + 1 for length in lengths] if mixed else None
+            norm.here.lengths = [(length - kernel) // stride + 1 for length in lengths] if mixed else None
         if self.zeroed is not None:
-            self.zeroed.lengths = frames if mixed else None
+            self.zeroed.here.lengths = frames if mixed else None
         with torch.inference_mode():
             audio = audio.to(self.device, self.dtype)
             mask = self.attention_mask(lengths, frames, audio.shape[1]).to(self.device) if mixed else None
             final = self.model(audio, attention_mask=mask).last_hidden_state
-            states = {**self.states.caught, self.deepest: final}
-            self.states.caught.clear()
+            states = {**self.states.here.caught, self.deepest: final}
+            self.states.here.caught.clear()
             return {what: states[number].float() for number, what in self.wanted.items()}
 
     def attention_mask(self, lengths: Sequence[int], frames: Sequence[int], samples: int) -> "torch.Tensor":
@@ -156,8 +169,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_preprocessor(folder: Path) -> dict[str, Any]:
     """What the checkpoint's preprocessor says: preprocessor_config.json, or processor_config.json's feature_extractor.
 
-    What it leaves out has the value that transformers' Wav2Vec2FeatureExtractor gives it. Where there is neither file,
-    audio is fed as it is, at 16 kHz.
+    Where there is neither, an empty one.
     """
     for name in PREPROCESSORS:
         path = folder / name
@@ -170,8 +182,8 @@ def read_preprocessor(folder: Path) -> dict[str, Any]:
                 raise EncoderError(f"{path} is no preprocessor's configuration: it holds no JSON object")
             said = data.get("feature_extractor", data if name == PREPROCESSORS[0] else None)
             if isinstance(said, dict):
-                return {"sampling_rate": 16000, "do_normalize": True, **said}
-    return {"sampling_rate": 16000, "do_normalize": False}
+                return said
+    return {}
 
 
 def load_pretrained(model_class: Any, folder: Path, **options: Any) -> "nn.Module":

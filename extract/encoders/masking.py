@@ -5,6 +5,7 @@ convolution) and convolutions over padded frames that are no longer zero. Both a
 batch of mixed lengths gives what each utterance gives alone.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,24 +17,33 @@ def frame_mask(lengths: Sequence[int], frames: int, device: torch.device) -> tor
     return torch.arange(frames, device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
+class PerThread(threading.local):
+    """What belongs to the forward pass that a thread is in: one model serves several threads."""
+
+    lengths: Sequence[int] | None = None
+
+    def __init__(self) -> None:
+        self.caught: dict[int, torch.Tensor] = {}
+
+
 class MaskedGroupNorm(nn.Module):
     """nn.GroupNorm over `[B, C, T]` whose statistics are taken over each utterance's valid frames.
 
-    `lengths` is set before a forward pass: the valid frames of each utterance at this module, or None for all.
+    `here.lengths` is set before a forward pass: the valid frames of each utterance at this module, or None for all.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
         self.norm = norm
-        self.lengths: list[int] | None = None
+        self.here = PerThread()
 
     def forward(self, x_BCT: torch.Tensor) -> torch.Tensor:
-        if self.lengths is None:
+        if self.here.lengths is None:
             return self.norm(x_BCT)
         B, C, T = x_BCT.shape
         groups = self.norm.num_groups
         grouped = x_BCT.float().view(B, groups, C // groups, T)
-        mask = frame_mask(self.lengths, T, x_BCT.device)[:, None, None, :]
+        mask = frame_mask(self.here.lengths, T, x_BCT.device)[:, None, None, :]
         count = mask.sum(-1, keepdim=True) * (C // groups)  # [B, 1, 1, 1]
         mean = (grouped * mask).sum((2, 3), keepdim=True) / count
         centred = (grouped - mean) * mask
@@ -48,15 +58,15 @@ class PaddingZeroed:
     """Zeroes the padding in the input `[B, C, T]` of every convolution over frames of a module, as its own padding is zero."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.lengths: list[int] | None = None
+        self.here = PerThread()
         for child in module.modules():
             if isinstance(child, nn.Conv1d) and child.kernel_size[0] > 1:
                 child.register_forward_pre_hook(self._hook)
 
     def _hook(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-        if self.lengths is None:
+        if self.here.lengths is None:
             return None
-        mask = frame_mask(self.lengths, inputs[0].shape[-1], inputs[0].device)
+        mask = frame_mask(self.here.lengths, inputs[0].shape[-1], inputs[0].device)
         return (inputs[0] * mask[:, None, :].to(inputs[0].dtype), *inputs[1:])
 
 
@@ -76,12 +86,12 @@ class HiddenStates:
     """Catches chosen hidden states on their way: number k is what layer k takes in."""
 
     def __init__(self, layers: nn.ModuleList, wanted: Sequence[int]) -> None:
-        self.caught: dict[int, torch.Tensor] = {}
+        self.here = PerThread()
         for number in wanted:
             layers[number].register_forward_pre_hook(self._hook(number), with_kwargs=True)
 
     def _hook(self, number: int) -> Callable[..., None]:
         def catch(module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
-            self.caught[number] = args[0] if args else kwargs["hidden_states"]
+            self.here.caught[number] = args[0] if args else kwargs["hidden_states"]
 
         return catch

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.checkpoint import CheckpointEncoder, LoadedCheckpoint, load_pretrained
@@ -18,7 +18,7 @@ class Moonshine(CheckpointEncoder):
 
     model_class = "MoonshineEncoder"
     layer_field = "encoder_num_hidden_layers"
-    fields: ClassVar = {
+    fields: Mapping[str, Any] = {
         "hidden_size": 288,
         "intermediate_size": 1152,
         "encoder_num_hidden_layers": 6,
@@ -30,8 +30,16 @@ class Moonshine(CheckpointEncoder):
         "rope_parameters": None,
     }
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], name: str, source: str, cache: FileCache) -> None:
-        super().__init__(folder, config, name, source, cache)
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        name: str,
+        source: str,
+        cache: FileCache,
+        published_normalise: bool | None = None,
+    ) -> None:
+        super().__init__(folder, config, name, source, cache, published_normalise)
         # transformers 4 wrote rotary positions as fields of their own, 5 writes them as one, and fills in what was left out.
         rope = {
             "rope_type": "default",

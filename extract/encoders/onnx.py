@@ -52,7 +52,9 @@ class OnnxEncoder(Encoder):
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> "LoadedOnnx":
         if precision != "float32":
             raise EncoderError(f"--precision {precision}: an exported graph computes as it was exported; take float32")
-        return LoadedOnnx(open_session(self.path, device), outputs[0].what)
+        import torch
+
+        return LoadedOnnx(open_session(self.path, device, torch.get_num_threads()), outputs[0].what)
 
 
 class LoadedOnnx(LoadedEncoder):
@@ -79,7 +81,7 @@ def moonshine_tiny(cache: FileCache) -> OnnxEncoder:
     return OnnxEncoder(path, "moonshine-tiny-onnx", cache, f"{MOONSHINE_PACKAGE}/{MOONSHINE_FILE}")
 
 
-def open_session(path: Path, device: str) -> Any:
+def open_session(path: Path, device: str, threads: int = 1) -> Any:
     """An onnxruntime session with the inputs and the output that are needed."""
     try:
         import onnxruntime
@@ -89,8 +91,10 @@ def open_session(path: Path, device: str) -> Any:
     providers = (
         ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.startswith("cuda") else ["CPUExecutionProvider"]
     )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise EncoderError(f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0]}") from error
     inputs = [entry.name for entry in session.get_inputs()]

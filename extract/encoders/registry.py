@@ -33,6 +33,12 @@ HUB = {
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's answer on what a repository holds."""
 
+PUBLISHED_NORMALISE = {name: True for name in HUB if name.startswith(("hubert", "wav2vec2"))} | {
+    "moonshine-tiny": False,
+    "moonshine-base": False,
+}
+"""What the published preprocessor says of do_normalize, for a hub cache that holds the model and not its preprocessor."""
+
 MODEL_TYPES = {
     "hubert": "ssl:Hubert",
     "wav2vec2": "ssl:Wav2Vec2",
@@ -79,14 +85,15 @@ def find_encoder(word: str, cache: FileCache) -> Encoder:
     if word in BUILT_IN:
         return BUILT_IN[word](cache)
     if word in HUB:
-        return _from_folder(hub_folder(HUB[word], word), word, HUB[word], cache)
+        return _from_folder(hub_folder(HUB[word], word), word, HUB[word], cache, PUBLISHED_NORMALISE.get(word))
     folder = Path(word)
     if folder.is_dir():
         name = folder.resolve().name
         return _from_folder(folder, name, name, cache)
     if word.count("/") == 1 and not word.startswith((".", "/", "~")):
         names = {hub: short for short, hub in HUB.items()}
-        return _from_folder(hub_folder(word, word), names.get(word, word.split("/")[1]), word, cache)
+        name = names.get(word, word.split("/")[1])
+        return _from_folder(hub_folder(word, word), name, word, cache, PUBLISHED_NORMALISE.get(name))
     known = [*HUB, *BUILT_IN]
     close = difflib.get_close_matches(word, known, 3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -134,7 +141,8 @@ def hub_folder(repository: str, word: str) -> Path:
         weights = "model*.safetensors" if safe else "pytorch_model*.bin"
         return Path(snapshot_download(repository, allow_patterns=["*config.json", "*.index.json", weights]))
     except Exception as error:  # the hub's client raises many kinds; all mean that it is not to be had
-        if folder is not None and repository not in HUB.values():
+        unsure = {HUB[name] for name in HUB if name not in PUBLISHED_NORMALISE}
+        if folder is not None and repository not in unsure:
             return folder
         lacking = "its preprocessor_config.json is" if folder is not None else "it is"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -145,14 +153,16 @@ def hub_folder(repository: str, word: str) -> Path:
         ) from error
 
 
-def _from_folder(folder: Path, name: str, source: str, cache: FileCache) -> Encoder:
+def _from_folder(
+    folder: Path, name: str, source: str, cache: FileCache, published_normalise: bool | None = None
+) -> Encoder:
     config = read_config(folder)
     model_type = config["model_type"]
     if model_type not in MODEL_TYPES:
         raise EncoderError(
             f"{name} is a checkpoint of {model_type!r}, which is no encoder known here; known are: {', '.join(MODEL_TYPES)}"
         )
-    return _named(MODEL_TYPES[model_type])(folder, config, name, source, cache)
+    return _named(MODEL_TYPES[model_type])(folder, config, name, source, cache, published_normalise)
 
 
 def _named(entry: str) -> Callable[..., Encoder]:

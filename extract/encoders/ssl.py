@@ -56,14 +56,19 @@ class Hubert(SelfSupervised):
     """HuBERT of every size, distilHuBERT and mHuBERT."""
 
     model_class = "HubertModel"
-    fields: ClassVar = {**COMMON, "feat_proj_layer_norm": True, "conv_pos_batch_norm": False, "adapter_attn_dim": None}
+    fields: Mapping[str, Any] = {
+        **COMMON,
+        "feat_proj_layer_norm": True,
+        "conv_pos_batch_norm": False,
+        "adapter_attn_dim": None,
+    }
 
 
 class Wav2Vec2(SelfSupervised):
     """wav2vec 2.0, XLS-R, MMS."""
 
     model_class = "Wav2Vec2Model"
-    fields: ClassVar = {**COMMON, "adapter_attn_dim": None}
+    fields: Mapping[str, Any] = {**COMMON, "adapter_attn_dim": None}
 
 
 class Wav2Vec2Conformer(SelfSupervised):
@@ -71,7 +76,7 @@ class Wav2Vec2Conformer(SelfSupervised):
 
     model_class = "Wav2Vec2ConformerModel"
     final_norm_always = True
-    fields: ClassVar = {
+    fields: Mapping[str, Any] = {
         **{k: v for k, v in COMMON.items() if k != "do_stable_layer_norm"},
         "conv_depthwise_kernel_size": 31,
         "position_embeddings_type": "relative",
@@ -84,7 +89,7 @@ class WavLM(SelfSupervised):
     """WavLM of every size."""
 
     model_class = "WavLMModel"
-    fields: ClassVar = {**COMMON, "num_buckets": 320, "max_bucket_distance": 800}
+    fields: Mapping[str, Any] = {**COMMON, "num_buckets": 320, "max_bucket_distance": 800}
 
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> LoadedCheckpoint:
         # transformers' own call; it means the same, and the user can do nothing about it.
@@ -96,7 +101,7 @@ class Data2VecAudio(SelfSupervised):
     """data2vec for audio."""
 
     model_class = "Data2VecAudioModel"
-    fields: ClassVar = {
+    fields: Mapping[str, Any] = {
         **{k: v for k, v in COMMON.items() if k not in ("feat_extract_norm", "do_stable_layer_norm")},
         "conv_pos_kernel_size": 19,
         "num_conv_pos_embeddings": 5,
