@@ -9,7 +9,7 @@ import click
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora import LAYOUTS, CorpusError, download_librispeech
 from encodeonce.extract.encoders.base import PRECISIONS, EncoderError
-from encodeonce.extract.job import SplitReport
+from encodeonce.extract.job import SplitReport, extract_split
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.run import DTYPES, Request, RequestError, Run
 from encodeonce.store.errors import StoreError
@@ -88,7 +88,7 @@ def extract_features(
         if dry_run:
             show_estimates(run, as_json)
             return
-        reports = [run.split(name) for name in request.splits]
+        reports = [extract_split(run, name) for name in request.splits]
     finally:
         cache.close()
     for report in reports:

@@ -122,7 +122,7 @@ def read_three_ways(split: Path) -> dict[str, np.ndarray]:
     rows = store.table.select(["id", "row", "frames"]).to_pylist()
     by_zarr = {row["id"]: np.asarray(array[row["row"] : row["row"] + row["frames"]]) for row in rows}
     shards = [str(path) for path in sorted((split / "features.zarr" / store.output).glob("c/*/0"))]
-    dataset = webdataset.WebDataset(shards, shardshuffle=False).decode()
+    dataset: Any = webdataset.WebDataset(shards, shardshuffle=False).decode()
     by_webdataset = {sample["json"]["id"]: sample["npy"] for sample in dataset}
     for name, found in (("zarr", by_zarr), ("webdataset", by_webdataset)):
         expect(found.keys() == ours.keys(), f"{name} gives {len(found)} utterances, ours {len(ours)}")

@@ -6,21 +6,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from encodeonce.extract.cache import AudioFacts
+from encodeonce.extract.corpora import list_corpus
 from encodeonce.extract.corpora.base import Utterance
-from encodeonce.extract.survey import Survey, make_record, updated_table
+from encodeonce.extract.run import Run
+from encodeonce.extract.survey import Survey, make_record, survey, updated_table
 from encodeonce.extract.tasks import ShardResult, ShardTask
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import DiskFullError
 from encodeonce.store.layout import Output, SplitPaths
 from encodeonce.store.reader import FeatureStore
 from encodeonce.store.writer import SplitWriter
-
-if TYPE_CHECKING:
-    from encodeonce.extract.run import Run
 
 PUBLISH_SECONDS = 30.0
 """Readers see new shards at least this often during a long run."""
@@ -45,10 +44,23 @@ class SplitReport:
     bytes: int = 0
 
 
+def extract_split(run: Run, name: str) -> SplitReport:
+    """Bring one split up to date with its corpus: encode what is new, and nothing that stands already."""
+    begun = time.perf_counter()
+    listing = list_corpus(run.request.data, name, run.request.corpus)
+    run.progress.say(f"Found {len(listing.utterances)} utterances of {name} ({listing.layout} in {listing.root})")
+    root = listing.root if listing.root.is_dir() else listing.root.parent
+    with SplitWriter(run.split_folder(name), run.attributes(name)) as writer:
+        found = survey(listing, run.request.limit, writer, run.encoder, run.cache, run.request.replace, run.workers)
+        report = SplitJob(run, name, writer, root, found).execute()
+    report.wall_seconds = round(time.perf_counter() - begun, 3)
+    return report
+
+
 class SplitJob:
     """The work on one split that a survey found."""
 
-    def __init__(self, run: "Run", split: str, writer: SplitWriter, root: Path, found: Survey) -> None:
+    def __init__(self, run: Run, split: str, writer: SplitWriter, root: Path, found: Survey) -> None:
         self.run, self.writer, self.root, self.found = run, writer, root, found
         self.report = SplitReport(split, str(writer.paths.root))
         self.outputs: dict[str, Output] = {}
@@ -56,7 +68,7 @@ class SplitJob:
         self.copied: set[str] = set()
         self._made: dict[str, Any] = {}
         self._published_at = time.monotonic()
-        self._copies: dict[str, tuple[FeatureStore, dict[str, dict[str, Any]]]] = {}
+        self._copies: dict[str, tuple[FeatureStore | None, dict[str, dict[str, Any]]]] = {}
         self._learnt: list[tuple[Utterance, AudioFacts]] = []
 
     def execute(self) -> SplitReport:

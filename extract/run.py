@@ -1,4 +1,4 @@
-"""One run of extract-features: from a request to committed shards, encoding nothing that stands already."""
+"""What a run of extract-features is about, for all its splits: the request, the encoder, the feature set, the device."""
 
 import os
 import re
@@ -14,17 +14,13 @@ import numpy as np
 from encodeonce.extract.audio import MIXING, RESAMPLER
 from encodeonce.extract.batching import CONTEXT_SECONDS, CUT_SECONDS
 from encodeonce.extract.cache import FileCache
-from encodeonce.extract.corpora import list_corpus
 from encodeonce.extract.encoders.base import PRECISIONS, Encoder
 from encodeonce.extract.encoders.registry import find_encoder
-from encodeonce.extract.job import SplitJob, SplitReport
 from encodeonce.extract.progress import Progress
-from encodeonce.extract.survey import survey
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
 from encodeonce.store.layout import SET_FILE, FeatureSet, Output, SplitAttributes, feature_sets, set_folder
 from encodeonce.store.plan import aligned, shard_frames_for
-from encodeonce.store.writer import SplitWriter
 
 if TYPE_CHECKING:
     from encodeonce.extract.encode import BatchEncoder
@@ -68,7 +64,7 @@ class Request:
 
 
 class Run:
-    """A request on its way through its splits. Messages go to `progress`; reports are returned."""
+    """A request with the encoder and the feature set that it means. Messages go to `progress`."""
 
     def __init__(self, request: Request, progress: Progress, cache: FileCache) -> None:
         self.request, self.progress, self.cache = request, progress, cache
@@ -126,21 +122,6 @@ class Run:
     def precision(self) -> str:
         """What the encoder computes in."""
         return self.feature_set.identity["precision"]
-
-    def split(self, name: str) -> SplitReport:
-        """Bring one split up to date."""
-        begun = time.perf_counter()
-        listing = list_corpus(self.request.data, name, self.request.corpus)
-        self.progress.say(f"Found {len(listing.utterances)} utterances of {name} ({listing.layout} in {listing.root})")
-        path = self.split_folder(name)
-        root = listing.root if listing.root.is_dir() else listing.root.parent
-        with SplitWriter(path, self.attributes(name)) as writer:
-            found = survey(
-                listing, self.request.limit, writer, self.encoder, self.cache, self.request.replace, self.workers
-            )
-            report = SplitJob(self, name, writer, root, found).execute()
-        report.wall_seconds = round(time.perf_counter() - begun, 3)
-        return report
 
     def split_folder(self, name: str) -> Path:
         """Where a split lies in the store."""

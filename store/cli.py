@@ -66,7 +66,7 @@ def describe_split(feature_set: FeatureSet, split: Path) -> dict[str, Any]:
     attributes, commits = read_attributes(paths.group), read_commits(paths)
     table = read_table(paths.table) if paths.table.exists() else None
     names = FeatureStore(split).outputs if table is not None else []
-    outputs = {}
+    outputs: dict[str, dict[str, Any]] = {}
     for name in names:
         entries = [commit.outputs[name] for commit in commits.values() if name in commit.outputs]
         noise = [(entry["snr_db"], commit.utterances) for entry, commit in zip(entries, commits.values(), strict=False)]

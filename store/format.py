@@ -68,7 +68,7 @@ def pack_shard(items: Sequence[ShardItem], shard_frames: int) -> Iterator[bytes 
                 index[first : first + full, 1] = chunk * frame_bytes
                 if frames % chunk:
                     tails.append((first + full, array[full * chunk :]))
-            yield memoryview(np.ascontiguousarray(array)).cast("B")
+            yield np.ascontiguousarray(array).data.cast("B")
             position += len(head) + array.nbytes
             yield (padding := bytes(-position % BLOCK))
             position += len(padding)

@@ -112,8 +112,8 @@ class SplitWriter:
         return [place for place in places if place.id not in absent]
 
     def begin(self, shard_frames: int) -> None:
-        """Fix the shard size of a split that has none yet; one that has keeps it."""
-        if not (self.paths.group / "zarr.json").exists():
+        """Fix the shard size of a split that has no plan yet; one that has keeps it."""
+        if not self.plans:
             self.attributes = replace(self.attributes, shard_frames=shard_frames)
             write_json(self.paths.group / "zarr.json", group_metadata(self.attributes.to_json()), self.paths.scratch)
 

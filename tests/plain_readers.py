@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,13 +15,11 @@ def read_both(split: Path, output: str) -> dict[str, np.ndarray]:
     """The values of every utterance, which zarr and WebDataset must agree on; int8 restored by the documented line."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        group = zarr.open_group(str(split / "features.zarr"), mode="r")
-        assert output in dict(group.arrays())
-        array = group[output]
-        affine = group[f"{output}-affine"] if array.dtype == np.int8 else None
-    C = json.loads((split / "features.zarr" / output / "zarr.json").read_text())["codecs"][0]["configuration"][
-        "chunk_shape"
-    ][0]
+        arrays: dict[str, Any] = dict(zarr.open_group(str(split / "features.zarr"), mode="r").arrays())
+    array, affine = arrays[output], arrays.get(f"{output}-affine")
+    assert (affine is not None) == (array.dtype == np.int8)
+    metadata = json.loads((split / "features.zarr" / output / "zarr.json").read_text())
+    C = metadata["codecs"][0]["configuration"]["chunk_shape"][0]
     by_zarr, values = {}, {}
     for row in pq.read_table(split / "utterances.parquet").to_pylist():
         start, frames = row["row"], row["frames"]
@@ -33,7 +32,8 @@ def read_both(split: Path, output: str) -> dict[str, np.ndarray]:
     shards = sorted((split / "features.zarr" / output).glob("c/*/0"), key=lambda p: int(p.parent.name))
     seen = set()
     if shards:
-        for sample in webdataset.WebDataset([str(s) for s in shards], shardshuffle=False).decode():
+        dataset: Any = webdataset.WebDataset([str(s) for s in shards], shardshuffle=False)
+        for sample in dataset.decode():
             name = sample["json"]["id"]
             assert name not in seen, f"{name} twice"
             seen.add(name)
