@@ -88,11 +88,11 @@ class SplitJob:
         kept = [name for name in writer.outputs if name not in self.run.outputs]
         if found.new:
             self._check_room(sum(frames for _, _, frames in found.new))
-            self.run.write_feature_set(self.outputs)
+            self.run.write_feature_set(self.outputs, writer.paths.scratch)
             writer.append_plan(found.new, self._copy_sources())
         tasks = self._tasks()
         if tasks:
-            self.run.write_feature_set(self.outputs)
+            self.run.write_feature_set(self.outputs, writer.paths.scratch)
             if kept and any(task.plan >= 0 and not task.expected_hashes for task in tasks):
                 say(f"New utterances get the outputs that the split holds already, too: {', '.join(kept)}")
             self._encode(tasks)

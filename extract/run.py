@@ -19,7 +19,15 @@ from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.progress import Progress
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
-from encodeonce.store.layout import SET_FILE, FeatureSet, Output, SplitAttributes, feature_sets, set_folder
+from encodeonce.store.layout import (
+    SET_FILE,
+    FeatureSet,
+    Output,
+    SplitAttributes,
+    feature_sets,
+    read_feature_set,
+    set_folder,
+)
 from encodeonce.store.plan import aligned, shard_frames_for
 
 if TYPE_CHECKING:
@@ -150,12 +158,14 @@ class Run:
             shard_frames=self.shard_frames([0]),
         )
 
-    def write_feature_set(self, outputs: Mapping[str, Output]) -> None:
-        """Write feature-set.json, where it does not list the outputs already."""
-        wanted = {**self.feature_set.outputs, **outputs}
-        if wanted != self.feature_set.outputs or not (self.feature_set.path / SET_FILE).exists():
-            self.feature_set = replace(self.feature_set, outputs=wanted)
-            self.feature_set.write()
+    def write_feature_set(self, outputs: Mapping[str, Output], scratch: Path) -> None:
+        """Write feature-set.json, where it does not list the outputs already; another run's outputs stay listed."""
+        path = self.feature_set.path
+        standing = read_feature_set(path) if (path / SET_FILE).exists() else None
+        wanted = {**(standing.outputs if standing else {}), **outputs}
+        self.feature_set = replace(standing or self.feature_set, outputs=wanted)
+        if standing is None or wanted != standing.outputs:
+            self.feature_set.write(scratch)
 
     @staticmethod
     def versions() -> dict[str, str]:

@@ -51,8 +51,8 @@ class FeatureSet:
         """The folders of its splits, by name."""
         return sorted(_splits_below(self.path))
 
-    def write(self) -> None:
-        """Write feature-set.json."""
+    def write(self, scratch: Path) -> None:
+        """Write feature-set.json by way of a scratch folder of the same file system."""
         write_json(
             self.path / SET_FILE,
             {
@@ -64,6 +64,7 @@ class FeatureSet:
                 "outputs": {name: asdict(output) for name, output in sorted(self.outputs.items())},
                 "provenance": self.provenance,
             },
+            scratch,
         )
 
 

@@ -1,0 +1,1 @@
+"""Turning trained adapters into numbers and reports. It stands on encodeonce.train and encodeonce.store."""
