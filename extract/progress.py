@@ -21,7 +21,7 @@ class Progress:
         self.console = Console(file=self.stream, highlight=False, soft_wrap=True)
         self.quiet, self.verbose = quiet, verbose
         self._bar: tuple[Bar, TaskID] | None = None
-        self._done = self._total = self._begun = self._told = 0.0
+        self._done = self._total = self._first = self._begun = self._told = 0.0
         self._title = ""
 
     def say(self, line: str) -> None:
@@ -64,11 +64,15 @@ class Progress:
 
     def advance(self, seconds: float) -> None:
         """So many seconds of audio more are done."""
-        self._done += seconds
         now = time.monotonic()
-        rate = self._done / max(now - self._begun, 1e-6)
+        if not self._done:  # the rate is that from the first batch on: before it the encoder was being loaded
+            self._begun, self._first = now, seconds
+        self._done += seconds
+        rate = (self._done - self._first) / max(now - self._begun, 1e-6)
         left = (self._total - self._done) / rate if rate else 0.0
-        state = f"{self._done / 3600:.2f} of {self._total / 3600:.2f} h, {rate:.0f} times real time, {_span(left)} left"
+        state = f"{self._done / 3600:.2f} of {self._total / 3600:.2f} h"
+        if rate:
+            state += f", {rate:.0f} times real time, {_span(left)} left"
         if self._bar:
             bar, task = self._bar
             bar.update(task, completed=self._done, state=state)
