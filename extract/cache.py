@@ -18,16 +18,16 @@ from encodeonce.extract.corpora.base import Utterance
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS audio (
-    path TEXT, size INTEGER, mtime_ns INTEGER, offset REAL, duration REAL, channel INTEGER, rate INTEGER,
+    path TEXT, stamp TEXT, offset REAL, duration REAL, channel INTEGER, rate INTEGER,
     samples INTEGER NOT NULL, sha256 TEXT,
     PRIMARY KEY (path, offset, duration, channel, rate)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (
-    path TEXT, size INTEGER, mtime_ns INTEGER, kind TEXT, value TEXT NOT NULL,
+    path TEXT, stamp TEXT, kind TEXT, value TEXT NOT NULL,
     PRIMARY KEY (path, kind)
 ) WITHOUT ROWID;
 """
-VERSION = 1
+VERSION = 2
 """Part of the file's name: raise it when what is kept changes its meaning."""
 
 
@@ -48,6 +48,8 @@ class FileCache:
     """The cache database. A cache that cannot be opened or written is silently none: everything is then worked out anew."""
 
     def __init__(self, folder: Path | None = None) -> None:
+        # What is learnt is kept under the stamp from before the file was read: a change meanwhile shows the next time.
+        self._asked: dict[str, str | None] = {}
         folder = folder or cache_folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ class FileCache:
 
     def audio(self, utterances: Sequence[Utterance], rate: int) -> list[AudioFacts | None]:
         """What is known of utterances' audio; None where nothing is, or where the file has changed since."""
-        stamps = file_stamps(u.audio for u in utterances)
+        stamps = self._stamps(u.audio for u in utterances)
         found: list[AudioFacts | None] = []
         with closing(self._base.cursor()) as cursor:
             for utterance in utterances:
@@ -76,47 +78,50 @@ class FileCache:
                 if stamps[path] is not None:
                     try:
                         row = cursor.execute(
-                            "SELECT size, mtime_ns, samples, sha256 FROM audio "
+                            "SELECT stamp, samples, sha256 FROM audio "
                             "WHERE path = ? AND offset = ? AND duration = ? AND channel = ? AND rate = ?",
                             _audio_key(utterance, rate),
                         ).fetchone()
                     except sqlite3.Error:
                         row = None
-                found.append(AudioFacts(row[2], row[3]) if row and (row[0], row[1]) == stamps[path] else None)
+                found.append(AudioFacts(row[1], row[2]) if row and row[0] == stamps[path] else None)
         return found
 
     def keep_audio(self, facts: Iterable[tuple[Utterance, AudioFacts]], rate: int) -> None:
         """Keep what has been learnt of utterances' audio."""
-        facts = list(facts)
-        stamps = file_stamps(utterance.audio for utterance, _ in facts)
         rows = []
         for utterance, fact in facts:
-            stamp = stamps[str(utterance.audio)]
+            stamp = self._asked.get(str(utterance.audio))
             path, *key = _audio_key(utterance, rate)
             if stamp is not None:
-                rows.append((path, *stamp, *key, fact.samples, fact.sha256))
-        self._write("INSERT OR REPLACE INTO audio VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                rows.append((path, stamp, *key, fact.samples, fact.sha256))
+        self._write("INSERT OR REPLACE INTO audio VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def fact(self, path: Path, kind: str) -> Any:
         """Something known of a file (a digest, a probe's result), or None."""
         path = path.resolve()
-        stamp = file_stamps([path])[str(path)]
+        stamp = self._stamps([path])[str(path)]
         try:
             row = self._base.execute(
-                "SELECT size, mtime_ns, value FROM facts WHERE path = ? AND kind = ?", (str(path), kind)
+                "SELECT stamp, value FROM facts WHERE path = ? AND kind = ?", (str(path), kind)
             ).fetchone()
         except sqlite3.Error:
             return None
-        return json.loads(row[2]) if row and (row[0], row[1]) == stamp else None
+        return json.loads(row[1]) if row and row[0] == stamp else None
 
     def keep_fact(self, path: Path, kind: str, value: Any) -> None:
-        """Keep something learnt of a file; `value` is JSON."""
+        """Keep something learnt of a file since `fact` was asked for it; `value` is JSON."""
         path = path.resolve()
-        stamp = file_stamps([path])[str(path)]
+        stamp = self._asked.get(str(path))
         if stamp is not None:
             self._write(
-                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)", [(str(path), *stamp, kind, json.dumps(value))]
+                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", [(str(path), stamp, kind, json.dumps(value))]
             )
+
+    def _stamps(self, paths: Iterable[Path]) -> dict[str, str | None]:
+        stamps = file_stamps(paths)
+        self._asked.update(stamps)
+        return stamps
 
     def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         try:
@@ -126,14 +131,17 @@ class FileCache:
             self._base.rollback()
 
 
-def file_stamps(paths: Iterable[Path]) -> dict[str, tuple[int, int] | None]:
-    """Size and modification time (ns) of files; None for one that is not there."""
-    stamps: dict[str, tuple[int, int] | None] = {}
+def file_stamps(paths: Iterable[Path]) -> dict[str, str | None]:
+    """Size, modification and change time (ns) of files; None for one that is not there.
+
+    The change time tells a file that was replaced by one of the same size with its old modification time kept.
+    """
+    stamps: dict[str, str | None] = {}
     for path in map(str, paths):
         if path not in stamps:
             try:
                 status = os.stat(path)
-                stamps[path] = status.st_size, status.st_mtime_ns
+                stamps[path] = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
             except (OSError, ValueError):
                 stamps[path] = None
     return stamps

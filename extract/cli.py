@@ -47,6 +47,9 @@ from encodeonce.store.errors import StoreError
 @click.option("--limit", type=int, help="Only the first N utterances of each split.")
 @click.option("--workers", default=0, help="Threads that decode audio; 0: by the number of cores.")
 @click.option("--replace", is_flag=True, help="Encode anew what changed under a known id.")
+@click.option(
+    "--drop-gone", is_flag=True, help="Take utterances out of the split whose files are gone from the corpus."
+)
 @click.option("--download", is_flag=True, help="Fetch missing splits of LibriSpeech.")
 @click.option("--dry-run", is_flag=True, help="Tell utterances, hours, bytes and time; write nothing.")
 @click.option("--list-encoders", is_flag=True, help="List the encoders, and leave.")
@@ -154,6 +157,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (RequestError, EncoderError, CorpusError, StoreError) as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: everything finished so far is kept; run the same command again to go on", err=True)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from encodeonce.extract.cache import AudioFacts
@@ -17,9 +18,13 @@ from encodeonce.extract.survey import Survey, make_record, survey, updated_table
 from encodeonce.extract.tasks import ShardResult, ShardTask
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import DiskFullError
+from encodeonce.store.health import check_shard
 from encodeonce.store.layout import Output, SplitPaths
 from encodeonce.store.reader import FeatureStore
-from encodeonce.store.writer import SplitWriter
+from encodeonce.store.writer import Commit, SplitWriter, read_commits
+
+if TYPE_CHECKING:
+    from encodeonce.extract.encode import BatchEncoder
 
 PUBLISH_SECONDS = 30.0
 """Readers see new shards at least this often during a long run."""
@@ -51,7 +56,18 @@ def extract_split(run: Run, name: str) -> SplitReport:
     run.progress.say(f"Found {len(listing.utterances)} utterances of {name} ({listing.layout} in {listing.root})")
     root = listing.root if listing.root.is_dir() else listing.root.parent
     with SplitWriter(run.split_folder(name), run.attributes(name)) as writer:
-        found = survey(listing, run.request.limit, writer, run.encoder, run.cache, run.request.replace, run.workers)
+        # What a killed run committed and had not shown yet comes first: from here on table and records agree.
+        writer.publish({**run.feature_set.outputs, **run.outputs})
+        found = survey(
+            listing,
+            run.request.limit,
+            writer,
+            run.encoder,
+            {*writer.outputs, *run.outputs},
+            run.cache,
+            run.request.replace,
+            run.workers,
+        )
         report = SplitJob(run, name, writer, root, found).execute()
     report.wall_seconds = round(time.perf_counter() - begun, 3)
     return report
@@ -69,6 +85,9 @@ class SplitJob:
         self._made: dict[str, Any] = {}
         self._published_at = time.monotonic()
         self._copies: dict[str, tuple[FeatureStore | None, dict[str, dict[str, Any]]]] = {}
+        self._sounds: dict[tuple[str, int, str], bool] = {}
+        self._copying = Lock()
+        self._encoder: BatchEncoder | None = None
         self._learnt: list[tuple[Utterance, AudioFacts]] = []
 
     def execute(self) -> SplitReport:
@@ -83,22 +102,28 @@ class SplitJob:
         for name, reason in found.failed.items():
             self.run.progress.failure(name, reason)
         if found.gone:
-            say(f"{found.gone} stored utterances are not in the corpus any more; they are kept")
+            fate = "taken out of the split" if self.run.request.drop_gone else "kept"
+            say(f"{found.gone} stored utterances are not in the corpus any more; they are {fate}")
         self.outputs = {**writer.outputs, **self.run.outputs}
         kept = [name for name in writer.outputs if name not in self.run.outputs]
         if found.new:
             self._check_room(sum(frames for _, _, frames in found.new))
             self.run.write_feature_set(self.outputs, writer.paths.scratch)
             writer.append_plan(found.new, self._copy_sources())
-        tasks = self._tasks()
-        if tasks:
-            self.run.write_feature_set(self.outputs, writer.paths.scratch)
-            if kept and any(task.plan >= 0 and not task.expected_hashes for task in tasks):
+        if writer.plans:
+            writer.open_outputs(self.outputs)
+        made, lacking = self._tasks()
+        if made:
+            if kept:
                 say(f"New utterances get the outputs that the split holds already, too: {', '.join(kept)}")
-            self._encode(tasks)
+            self._encode(made)
         writer.publish(self.outputs)
-        for shard, names in writer.superseded().items():
-            writer.remove(shard, names)
+        self._retire()
+        if lacking:
+            lacking = self._tasks()[1]
+            self._refuse_for_gone(lacking)
+            self._encode(lacking)
+            writer.publish(self.outputs)
         self._update_descriptions()
         self._write_failures()
         return self._finish()
@@ -129,14 +154,12 @@ class SplitJob:
         free = shutil.disk_usage(self.writer.paths.root).free
         if needed > free:
             raise DiskFullError(
-                f"{self.writer.paths.root} needs about {needed / 1e9:.2f} GB and has {free / 1e9:.2f} GB free; "
+                f"{self.writer.paths.root} needs about {needed / 1e6:.1f} MB and has {free / 1e6:.1f} MB free; "
                 f"free space, give another --store, or take --dtype int8"
             )
 
     def _copy_sources(self) -> dict[str, int]:
         """The other splits of the feature set, each with its number of shards at this moment."""
-        from encodeonce.store.writer import read_commits
-
         sources = {}
         for path in self.run.feature_set.splits():
             if path != self.writer.paths.root and (SplitPaths(path).table).exists():
@@ -144,12 +167,25 @@ class SplitJob:
                 sources[name] = max(read_commits(SplitPaths(path)), default=-1) + 1
         return {name: shards for name, shards in sources.items() if shards}
 
-    def _tasks(self) -> list[ShardTask]:
-        """Every planned shard that lacks an output, in order."""
+    def _retire(self) -> None:
+        """Take utterances out of the shards that a newer place supersedes, or whose files are gone and may be dropped."""
+        writer, leaving = self.writer, self.writer.superseded()
+        if self.run.request.drop_gone:
+            for name, shard in writer.live_shards().items():
+                if name not in self.found.utterances:
+                    leaving.setdefault(shard, set()).add(name)
+        for shard, names in leaving.items():
+            writer.remove(shard, names)
+        if leaving:
+            writer.publish(self.outputs)
+
+    def _tasks(self) -> tuple[list[ShardTask], list[ShardTask]]:
+        """The planned shards that are to be made, and those that stand and lack an output; in order."""
         writer = self.writer
         plan_of = {place.shard: plan.number for plan in writer.plans for place in plan.places}
         hashes = dict(zip(*(writer.table[name].to_pylist() for name in ("id", "audio_sha256")), strict=True))
-        tasks = []
+        made: list[ShardTask] = []
+        added: list[ShardTask] = []
         for shard, places in sorted(writer.places.items()):
             commit = writer.commits.get(shard)
             if commit is None:
@@ -159,14 +195,27 @@ class SplitJob:
                 lacking = [o for o in self.outputs.values() if o.name not in commit.outputs]
                 expected = {place.id: hashes.get(place.id, "") for place in places}
             if places and lacking:
-                tasks.append(ShardTask(shard, plan_of[shard], places, self.found.utterances, lacking, expected))
-        return tasks
+                task = ShardTask(shard, plan_of[shard], places, self.found.utterances, lacking, expected)
+                (added if commit else made).append(task)
+        return made, added
+
+    def _refuse_for_gone(self, tasks: list[ShardTask]) -> None:
+        gone = [place.id for task in tasks for place in task.places if place.id not in self.found.utterances]
+        if gone:
+            names = ", ".join(sorted({output.name for task in tasks for output in task.outputs}))
+            raise StoreError(
+                f"{names} cannot be added to {self.report.split}: {len(gone)} utterances that it holds are not in the corpus any "
+                f"more, e.g. {gone[0]!r}; put them back, or take them out of the split with --drop-gone"
+            )
 
     def _encode(self, tasks: list[ShardTask]) -> None:
         from encodeonce.extract.pipeline import Pipeline
 
         run = self.run
-        needed = {output.what: output for task in tasks for output in task.outputs}
+        if not tasks:
+            return
+        run.write_feature_set(self.outputs, self.writer.paths.scratch)
+        needed = {output.what: output for output in self.outputs.values()}
         seconds = sum(place.samples for task in tasks for place in task.places) / run.encoder.sample_rate
         device = run.find_device()
         batch_seconds, work = run.batch_seconds(), run.work()
@@ -179,10 +228,11 @@ class SplitJob:
         }
         pipeline = Pipeline(
             encoder=run.encoder,
-            load=lambda: run.load(list(needed.values())),
+            load=lambda: self._load(list(needed.values())),
             batch_samples=int(batch_seconds * run.encoder.sample_rate),
             work=work,
             shard_frames=self.writer.attributes.shard_frames,
+            spool_folder=self.writer.paths.scratch,
             record=lambda place, utterance, digest: make_record(
                 place, utterance, digest, self.root, run.encoder.sample_rate
             ),
@@ -198,8 +248,8 @@ class SplitJob:
                 raise
         stages = pipeline.stages
         if pipeline.started is not None:
-            self.report.pipeline_seconds = max(0.0, time.perf_counter() - pipeline.started - stages.load)
-        self.report.encoder_seconds = stages.encode / work.encoders
+            self.report.pipeline_seconds += max(0.0, time.perf_counter() - pipeline.started - stages.load)
+        self.report.encoder_seconds += stages.encode / work.encoders
         if pipeline.batch_encoder and pipeline.batch_encoder.again:
             run.progress.say(
                 f"{pipeline.batch_encoder.again} utterances gave NaN or infinity in {run.precision} and were encoded again in float32"
@@ -209,6 +259,11 @@ class SplitJob:
             f"{stages.wait_for_audio:.1f} s, quantising {stages.keep:.1f} s; beside them decoding {stages.decode:.1f} s, "
             f"writing {stages.write:.1f} s, waiting for the disk {stages.wait_for_disk:.1f} s; loading the encoder {stages.load:.1f} s"
         )
+
+    def _load(self, outputs: list[Output]) -> "BatchEncoder":
+        if self._encoder is None:
+            self._encoder = self.run.load(outputs)
+        return self._encoder
 
     def _keep_what_is_done(self) -> None:
         try:
@@ -224,8 +279,8 @@ class SplitJob:
             row = rows.get(digest)
             if store is None or row is None or row["shard"] >= shards:
                 continue
-            if all(output.name in store.outputs for output in task.outputs):
-                at, frames = row["row"], row["frames"]
+            at, frames, shard = row["row"], row["frames"], row["shard"]
+            if all(self._sound(split, shard, output.name) for output in task.outputs):
                 return {
                     o.name: (
                         store.quantized(at, frames, o.name),
@@ -235,22 +290,45 @@ class SplitJob:
                 }
         return None
 
+    def _sound(self, split: str, shard: int, output: str) -> bool:
+        """Whether a shard of another split holds an output, every byte as recorded: damage is not copied."""
+        with self._copying:
+            key = (split, shard, output)
+            if key not in self._sounds:
+                path = self.run.feature_set.path / split
+                findings = check_shard(SplitPaths(path), shard, output)
+                self._sounds[key] = findings is not None and not findings
+                for finding in findings or ():
+                    self.run.progress.say(
+                        f"Not copied from {finding.path}: expected {finding.expected}, found {finding.found}"
+                    )
+            return self._sounds[key]
+
     def _source(self, split: str) -> tuple[FeatureStore | None, dict[str, dict[str, Any]]]:
-        if split not in self._copies:
-            try:
-                store = FeatureStore(self.run.feature_set.path / split)
-            except StoreError:
-                self._copies[split] = None, {}
-            else:
-                rows = store.table.select(["audio_sha256", "shard", "row", "frames"]).to_pylist()
-                self._copies[split] = store, {row["audio_sha256"]: row for row in rows}
-        return self._copies[split]
+        with self._copying:
+            if split not in self._copies:
+                rows: dict[str, dict[str, Any]] = {}
+                try:
+                    store = FeatureStore(self.run.feature_set.path / split)
+                except StoreError as error:
+                    self.run.progress.say(f"Nothing is copied from {split}: {error}")
+                    store = None
+                else:
+                    for row in store.table.select(["audio_sha256", "shard", "row", "frames"]).to_pylist():
+                        rows.setdefault(
+                            row["audio_sha256"], row
+                        )  # the first stays: later ones may be newer than the plan
+                self._copies[split] = store, rows
+            return self._copies[split]
 
     def _commit(self, result: ShardResult) -> None:
         """Commit a finished shard: failures first, then the shard files, then the record."""
         task, found = result.task, self.found
         if result.failed:
             found.failed.update(result.failed)
+            for name in result.not_storable:
+                outputs = [output.name for output in task.outputs]
+                found.not_storable[name] = {"audio_sha256": result.hashes[name], "outputs": outputs}
             self._write_failures()
             for name, reason in sorted(result.failed.items()):
                 self.run.progress.failure(name, reason)
@@ -266,6 +344,9 @@ class SplitJob:
                 facts = AudioFacts(place.samples, result.hashes[place.id])
                 self._learnt.append((found.utterances[place.id], facts))
         if not names:
+            # Nothing is left to wait for: what can be mended gets a new place when it decodes.
+            absent = [place.id for place in task.places]
+            self.writer.write_commit(Commit(task.shard, task.plan, 0, 0, sorted(absent), {}, self._made))
             return
         commit = self.writer.commits.get(task.shard)
         absent = commit.absent if commit else sorted(result.failed)
@@ -302,7 +383,10 @@ class SplitJob:
             for entry in self.writer.read_failures()
             if entry["id"] not in about and entry["id"] in self.found.utterances
         ]
-        failed = [{"id": name, "reason": reason} for name, reason in self.found.failed.items()]
+        failed = [
+            {**self.found.not_storable.get(name, {}), "id": name, "reason": reason}
+            for name, reason in self.found.failed.items()
+        ]
         entries = [*others, *self.found.problems, *failed]
         if entries or self.writer.paths.failures.exists():
             self.writer.write_failures(entries)

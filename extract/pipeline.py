@@ -5,7 +5,6 @@ their stored form and hand them on; one thread writes shards. What is in a shard
 batch, is a function of its places and the batch limit alone, and a batch is always computed by as many threads.
 """
 
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,14 +15,13 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from encodeonce.extract.audio import AudioError, read_audio
+from encodeonce.extract.audio import AudioError, decode
 from encodeonce.extract.batching import batches
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.encode import BatchEncoder, NotStorableError, keep
-from encodeonce.extract.encoders.base import Encoder
-from encodeonce.extract.tasks import ShardResult, ShardTask
+from encodeonce.extract.encoders.base import Encoder, EncoderError
+from encodeonce.extract.tasks import ShardResult, ShardTask, Spool
 from encodeonce.store.format import ShardItem
-from encodeonce.store.identity import audio_hash
 from encodeonce.store.plan import Place
 
 DECODE_AHEAD_SECONDS = 600.0
@@ -67,19 +65,24 @@ class Outcome:
     hashes: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)
+    not_storable: set[str] = field(default_factory=set)
 
-    def spool(self, folder: Path) -> None:
-        """Move the values to files on disk that are mapped instead: for shards larger than memory should hold."""
+    def spool(self, spool: Spool) -> None:
+        """Move the values to disk, where they look the same."""
         for outputs in self.kept.values():
             for name, (values, affine, noise) in outputs.items():
-                with tempfile.NamedTemporaryFile(dir=folder) as file:
-                    mapped = np.memmap(file, values.dtype, "w+", shape=values.shape)
-                mapped[:] = values
-                outputs[name] = mapped, affine, noise
+                outputs[name] = spool.keep(values), affine, noise
 
 
 Batch = tuple[ShardResult, list[tuple[Place, Future]], bool]
 """The shard a batch belongs to, its places with their audio to come, and whether it is the shard's last."""
+
+
+def limit_threads(threads: int) -> None:
+    """Let torch compute with so many threads in the calling thread."""
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 class Pipeline:
@@ -92,6 +95,7 @@ class Pipeline:
         batch_samples: int,
         work: Work,
         shard_frames: int,
+        spool_folder: Path,
         record: Callable[[Place, Utterance, str], dict],
         copy: Copier,
         commit: Callable[[ShardResult], None],
@@ -99,7 +103,7 @@ class Pipeline:
     ) -> None:
         self.encoder, self.load = encoder, load
         self.batch_samples, self.work = batch_samples, work
-        self.shard_frames = shard_frames
+        self.shard_frames, self.spool_folder = shard_frames, spool_folder
         self.record, self.copy, self.commit, self.progress = record, copy, commit, progress
         self.stages = Stages()
         self.batch_encoder: BatchEncoder | None = None
@@ -109,16 +113,15 @@ class Pipeline:
     def run(self, tasks: Iterable[ShardTask]) -> None:
         """Make every shard. The first error of any stage ends the run; shards committed before it stand."""
         with (
-            ThreadPoolExecutor(self.work.decoders, "decode") as decoders,
-            ThreadPoolExecutor(self.work.encoders, "encode", self._limit_threads) as encoders,
+            ThreadPoolExecutor(self.work.decoders, "decode", lambda: limit_threads(1)) as decoders,
+            ThreadPoolExecutor(self.work.encoders, "encode", lambda: limit_threads(self.work.threads)) as encoders,
             ThreadPoolExecutor(1, "write") as writer,
-            tempfile.TemporaryDirectory(prefix="encodeonce-") as spool,
         ):
             encoding: deque[tuple[Batch, Future[Outcome]]] = deque()
             writing: deque[Future[None]] = deque()
             try:
                 for batch in self._decoded(decoders, tasks):
-                    encoding.append((batch, encoders.submit(self._encode, batch, Path(spool))))
+                    encoding.append((batch, encoders.submit(self._encode, batch)))
                     while len(encoding) > 2 * self.work.encoders:
                         self._collect(*encoding.popleft(), writer, writing)
                 while encoding:
@@ -129,11 +132,6 @@ class Pipeline:
                 for executor in (decoders, encoders, writer):
                     executor.shutdown(wait=False, cancel_futures=True)
                 raise
-
-    def _limit_threads(self) -> None:
-        import torch
-
-        torch.set_num_threads(self.work.threads)
 
     def _decoded(self, decoders: ThreadPoolExecutor, tasks: Iterable[ShardTask]) -> Iterator[Batch]:
         """The batches of all shards in turn, their audio being decoded some way ahead."""
@@ -163,14 +161,19 @@ class Pipeline:
             utterance = task.utterances.get(place.id)
             if utterance is None:
                 raise AudioError("it was planned, but is not in the corpus any more")
-            samples = read_audio(utterance, self.encoder.sample_rate)
-            digest = audio_hash(samples)
-            expected = task.expected_hashes.get(place.id)
-            if expected not in (None, digest) or len(samples) != place.samples:
-                raise AudioError(f"{utterance.audio} changed since its place was planned; run again with --replace")
+            decoded = decode(utterance)
+            digest = decoded.sha256(self.encoder.sample_rate)
+            if task.expected_hashes.get(place.id, digest) != digest:
+                raise AudioError(f"{utterance.audio} changed since it was stored; run again with --replace")
+            samples = decoded.at(self.encoder.sample_rate)
+            if len(samples) != place.samples:
+                raise AudioError(
+                    f"{utterance.audio} changed since its place was planned ({place.samples} samples then, {len(samples)} now); "
+                    f"run again, and it gets a new place"
+                )
             return digest, self.encoder.prepare(samples)
 
-    def _encode(self, batch: Batch, spool: Path) -> Outcome:
+    def _encode(self, batch: Batch) -> Outcome:
         """One batch, from decoded audio to what will be stored; runs in an encoder thread."""
         result, group, _ = batch
         task, outcome = result.task, Outcome()
@@ -193,17 +196,31 @@ class Pipeline:
         if not audio:
             return outcome
         encoder = self._loaded()
-        with self._timed("encode"):
-            features = encoder.encode(audio)
+        try:
+            with self._timed("encode"):
+                features = encoder.encode(audio)
+        except RuntimeError as error:
+            seconds = sum(map(len, audio)) / self.encoder.sample_rate
+            raise EncoderError(
+                f"{self.encoder.name} failed on a batch of {len(audio)} utterances, {seconds:.0f} s, among them "
+                f"{places[0].id!r}: {str(error).splitlines()[0]}; try a smaller --batch-seconds"
+            ) from error
         with self._timed("keep"):
             for place, frames in zip(places, features, strict=True):
                 try:
                     outcome.kept[place.id] = {o.name: keep(frames[o.what], o) for o in task.outputs}
                 except NotStorableError as error:
                     outcome.failed[place.id] = str(error)
+                    outcome.not_storable.add(place.id)
             if task.bytes > SHARD_MEMORY_BYTES:
-                outcome.spool(spool)
+                outcome.spool(self._spool_of(result))
         return outcome
+
+    def _spool_of(self, result: ShardResult) -> Spool:
+        with self._clock:
+            if result.spool is None:
+                result.spool = Spool(self.spool_folder, result.task.bytes)
+            return result.spool
 
     def _loaded(self) -> BatchEncoder:
         with self._loading:
@@ -219,11 +236,14 @@ class Pipeline:
         result, group, last = batch
         outcome = future.result()
         result.failed |= outcome.failed
+        result.not_storable |= outcome.not_storable
         result.hashes |= outcome.hashes
         result.copied |= outcome.copied
         for place, _ in group:
-            for name, (values, affine, noise) in outcome.kept.get(place.id, {}).items():
-                record = self.record(place, result.task.utterances[place.id], outcome.hashes[place.id])
+            if place.id not in outcome.kept:
+                continue
+            record = self.record(place, result.task.utterances[place.id], outcome.hashes[place.id])
+            for name, (values, affine, noise) in outcome.kept[place.id].items():
                 item = ShardItem(place.id, place.row % self.shard_frames, values, record, affine)
                 result.items.setdefault(name, {})[place.id] = item
                 if noise is not None:

@@ -39,7 +39,10 @@ class Progress:
         self._print(f"failed: {name}: {reason}")
 
     def _print(self, line: str) -> None:
-        self.console.print(line.replace("\n", " "), markup=False, emoji=False)
+        printable = (
+            line.replace("\n", " ").encode("utf-8", "backslashreplace").decode()
+        )  # names of files may be no Unicode
+        self.console.print(printable, markup=False, emoji=False)
 
     @contextmanager
     def task(self, title: str, seconds: float) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """What a run of extract-features is about, for all its splits: the request, the encoder, the feature set, the device."""
 
+import math
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import PRECISIONS, Encoder
 from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.progress import Progress
+from encodeonce.store.files import folder_lock
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
 from encodeonce.store.layout import (
@@ -41,6 +43,7 @@ BATCH_SECONDS = {"cpu": 0.0, "cuda": 320.0}
 
 MOST_ENCODERS = 8
 """Threads that encode on a CPU: each holds the activations of a batch."""
+OUR_FOLDERS = {"plans", "commits", "features.zarr", "unfinished", "damaged"}
 LEAST_SHARD_SECONDS = 600
 """A shard has room for at least this much audio, so that later, longer utterances fit."""
 
@@ -68,6 +71,7 @@ class Request:
     shard_frames: int | None = None
     limit: int | None = None
     replace: bool = False
+    drop_gone: bool = False
     workers: int = 0
 
 
@@ -109,7 +113,11 @@ class Run:
         """The standing feature set that fits the request, or a new one that is not written yet."""
         request, store = self.request, self.request.store
         standing = list(feature_sets(store)) if store.is_dir() else []
-        precisions = [request.precision] if request.precision != "auto" else ["float32", "bfloat16", "float16"]
+        precisions = list(self.encoder.precisions) if request.precision == "auto" else [request.precision]
+        if precisions[0] not in self.encoder.precisions:
+            raise RequestError(
+                f"--precision {request.precision}: {self.encoder.name} computes in {' or '.join(self.encoder.precisions)} alone"
+            )
         for precision in precisions:
             identity = self.identity(precision)
             for found in standing:
@@ -134,16 +142,26 @@ class Run:
     def split_folder(self, name: str) -> Path:
         """Where a split lies in the store."""
         parts = Path(name).parts
-        if Path(name).is_absolute() or not parts or any(part in ("..", ".") or part.startswith(".") for part in parts):
+        if Path(name).is_absolute() or not parts or any(part.startswith(".") or part in OUR_FOLDERS for part in parts):
             raise RequestError(
                 f"--split {name!r} is no name of a split; give one such as train-clean-100, and the place with --data"
             )
-        return self.feature_set.path / name
+        folder = self.feature_set.path / name
+        around = [
+            path for path in folder.parents if path != self.feature_set.path and (path / "features.zarr").exists()
+        ]
+        inside = [] if (folder / "features.zarr").exists() else list(folder.glob("*/**/features.zarr"))
+        if around or inside:
+            other = around[0] if around else inside[0].parent
+            raise RequestError(
+                f"--split {name!r} and the split in {other} would lie inside each other; give --store another folder"
+            )
+        return folder
 
     def shard_frames(self, frames: Sequence[int]) -> int:
         """Rows of the shards of a new split, given the frames of the utterances it begins with."""
         if self.request.shard_frames is not None:
-            return aligned(self.request.shard_frames)
+            return max(aligned(self.request.shard_frames), *map(aligned, frames))
         row_bytes = max(output.width * np.dtype(output.dtype).itemsize for output in self.outputs.values())
         return shard_frames_for(row_bytes, frames, self.encoder.frames(LEAST_SHARD_SECONDS * self.encoder.sample_rate))
 
@@ -161,11 +179,12 @@ class Run:
     def write_feature_set(self, outputs: Mapping[str, Output], scratch: Path) -> None:
         """Write feature-set.json, where it does not list the outputs already; another run's outputs stay listed."""
         path = self.feature_set.path
-        standing = read_feature_set(path) if (path / SET_FILE).exists() else None
-        wanted = {**(standing.outputs if standing else {}), **outputs}
-        self.feature_set = replace(standing or self.feature_set, outputs=wanted)
-        if standing is None or wanted != standing.outputs:
-            self.feature_set.write(scratch)
+        with folder_lock(path):
+            standing = read_feature_set(path) if (path / SET_FILE).exists() else None
+            wanted = {**(standing.outputs if standing else {}), **outputs}
+            self.feature_set = replace(standing or self.feature_set, outputs=wanted)
+            if standing is None or wanted != standing.outputs:
+                self.feature_set.write(scratch)
 
     @staticmethod
     def versions() -> dict[str, str]:
@@ -206,7 +225,8 @@ class Run:
         from encodeonce.extract.pipeline import Work
 
         cores = torch.get_num_threads()
-        encoders = 1 if self.find_device().startswith("cuda") else min(cores, MOST_ENCODERS)
+        alone = self.find_device().startswith("cuda") or not self.encoder.parallel
+        encoders = 1 if alone else min(cores, MOST_ENCODERS)
         return Work(self.workers, encoders, max(1, cores // encoders))
 
     def load(self, outputs: Sequence[Output]) -> "BatchEncoder":
@@ -241,10 +261,12 @@ def check_request(request: Request) -> None:
         raise RequestError(f"--limit {request.limit}: take 1 or more")
     if request.shard_frames is not None and request.shard_frames < 1:
         raise RequestError(f"--shard-frames {request.shard_frames}: take 1 or more")
-    if request.batch_seconds is not None and request.batch_seconds < 0:
+    if request.workers < 0:
+        raise RequestError(f"--workers {request.workers}: take 0 (by the number of cores) or more")
+    if request.batch_seconds is not None and not 0 <= request.batch_seconds < math.inf:
         raise RequestError(f"--batch-seconds {request.batch_seconds:g}: take 0 (one utterance at a time) or more")
-    if not 0 <= 2 * request.context_seconds <= 0.9 * request.cut_seconds:
+    if not 0 <= 2 * request.context_seconds <= 0.9 * request.cut_seconds < math.inf:
         raise RequestError(
             f"--cut-seconds {request.cut_seconds:g} with {request.context_seconds:g} s of context on each side leaves "
-            f"nothing to keep; take a longer cut"
+            f"nothing to keep; take a longer cut, of a finite length"
         )

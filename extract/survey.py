@@ -1,21 +1,23 @@
 """What a run has to do for a split: every utterance of the corpus is new, known, changed, pending or unusable."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from encodeonce.extract.audio import AudioError, count_samples, read_audio
+from encodeonce.extract.audio import AudioError, count_samples, decode, resampled_length
 from encodeonce.extract.cache import AudioFacts, FileCache
 from encodeonce.extract.corpora.base import Listing, Utterance
 from encodeonce.extract.encoders.base import Encoder
-from encodeonce.store.identity import audio_hash
 from encodeonce.store.plan import Place
 from encodeonce.store.table import DESCRIPTIVE, SCHEMA, TRANSLATION, metadata_text
 from encodeonce.store.writer import SplitWriter
 
+KEEP_EVERY = 2000
+"""Utterances after which what was learnt is kept, so that an interrupted survey goes on where it was."""
 CHANGED = "its audio changed since it was stored; run again with --replace to encode it anew"
 
 
@@ -35,6 +37,8 @@ class Survey:
     """Ids with a place in a shard that is not committed yet."""
     reused: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    not_storable: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Entries of failures.jsonl whose features could not be stored: the audio's hash and the outputs are in them."""
     gone: int = 0
     """Stored utterances that the corpus does not list any more; they are kept."""
 
@@ -44,6 +48,7 @@ def survey(
     limit: int | None,
     writer: SplitWriter,
     encoder: Encoder,
+    outputs: Set[str],
     cache: FileCache,
     replace: bool,
     workers: int,
@@ -56,12 +61,10 @@ def survey(
         [{"id": problem.id, "reason": _located(problem.reason, problem.where)} for problem in listing.problems],
     )
     stored = dict(zip(*(writer.table[name].to_pylist() for name in ("id", "audio_sha256")), strict=True))
-    live = writer.live_shards()
-    for name in live.keys() - stored.keys():
-        stored[name] = ""  # committed, but not in the table yet: its hash stands in the shard
     pending = {p.id: p for plan in writer.plans for p in plan.places if p.shard not in writer.commits}
-    facts = dict(zip(found.considered, cache.audio(wanted, encoder.sample_rate), strict=True))
-    earlier_failures = {entry["id"] for entry in writer.read_failures()}
+    rate = encoder.sample_rate
+    facts = dict(zip(found.considered, cache.audio(wanted, rate), strict=True))
+    earlier_failures = {entry["id"]: entry for entry in writer.read_failures()}
 
     doubtful, uncounted, retried = [], [], []
     for name in found.considered:
@@ -82,47 +85,57 @@ def survey(
     found.gone = len(stored.keys() - found.utterances.keys())
 
     with ThreadPoolExecutor(workers, "survey") as pool:
-        learnt: list[tuple[Utterance, AudioFacts]] = []
-        for utterance, samples in _each(pool, found, uncounted, lambda u: count_samples(u, encoder.sample_rate)):
-            learnt.append((utterance, AudioFacts(samples, None)))
-            _give_place(found, encoder, utterance.id, samples)
-        for utterance, fact in _each(pool, found, retried, lambda u: _decoded(u, encoder.sample_rate)):
-            learnt.append((utterance, fact))
+        learn = partial(_learn, pool, found, cache, rate)
+        for utterance, fact in learn(uncounted, lambda u: AudioFacts(count_samples(u, rate), None)):
             _give_place(found, encoder, utterance.id, fact.samples)
-        hashes = _hashes_in_shards(writer, {u.id for u in doubtful if stored[u.id] == ""}, live)
-        for utterance, fact in _each(pool, found, doubtful, lambda u: _decoded(u, encoder.sample_rate)):
-            learnt.append((utterance, fact))
-            if fact.sha256 == (stored[utterance.id] or hashes[utterance.id]):
+        for utterance, fact in learn(retried, lambda u: _decoded(u, rate)):
+            entry = earlier_failures[utterance.id]
+            if fact.sha256 == entry.get("audio_sha256") and set(entry["outputs"]) <= outputs:
+                found.failed[utterance.id] = entry["reason"]  # what the encoder made of it cannot be stored, again
+                found.not_storable[utterance.id] = entry
+            else:
+                _give_place(found, encoder, utterance.id, fact.samples)
+        for utterance, fact in learn(doubtful, lambda u: _decoded(u, rate)):
+            if fact.sha256 == stored[utterance.id]:
                 found.reused.add(utterance.id)
             elif replace:
                 _give_place(found, encoder, utterance.id, fact.samples)
             else:
                 found.failed[utterance.id] = f"{utterance.audio}: {CHANGED}"
-        cache.keep_audio(learnt, encoder.sample_rate)
     return found
 
 
-def _each(
-    pool: ThreadPoolExecutor, found: Survey, utterances: Sequence[Utterance], work: Any
-) -> Iterator[tuple[Utterance, Any]]:
-    """Results of some work on utterances in order; the ones whose audio cannot be used become failures."""
+def _learn(
+    pool: ThreadPoolExecutor,
+    found: Survey,
+    cache: FileCache,
+    rate: int,
+    utterances: Sequence[Utterance],
+    work: Callable[[Utterance], AudioFacts],
+) -> Iterator[tuple[Utterance, AudioFacts]]:
+    """Facts of utterances in order, kept in the cache as they come; those whose audio cannot be used become failures."""
 
-    def attempt(utterance: Utterance) -> Any:
+    def attempt(utterance: Utterance) -> AudioFacts | AudioError:
         try:
             return work(utterance)
         except AudioError as error:
             return error
 
-    for utterance, result in zip(utterances, pool.map(attempt, utterances), strict=True):
-        if isinstance(result, AudioError):
-            found.failed[utterance.id] = str(result)
-        else:
-            yield utterance, result
+    for first in range(0, len(utterances), KEEP_EVERY):
+        some = utterances[first : first + KEEP_EVERY]
+        learnt = []
+        for utterance, result in zip(some, pool.map(attempt, some), strict=True):
+            if isinstance(result, AudioError):
+                found.failed[utterance.id] = str(result)
+            else:
+                learnt.append((utterance, result))
+        cache.keep_audio(learnt, rate)
+        yield from learnt
 
 
 def _decoded(utterance: Utterance, rate: int) -> AudioFacts:
-    samples = read_audio(utterance, rate)
-    return AudioFacts(len(samples), audio_hash(samples))
+    decoded = decode(utterance)
+    return AudioFacts(resampled_length(len(decoded.samples), decoded.rate, rate), decoded.sha256(rate))
 
 
 def _give_place(found: Survey, encoder: Encoder, name: str, samples: int) -> None:
@@ -130,23 +143,11 @@ def _give_place(found: Survey, encoder: Encoder, name: str, samples: int) -> Non
     if frames > 0:
         found.new.append((name, samples, frames))
         return
-    rate = encoder.sample_rate
-    least = next(n for n in range(1, rate * 60) if encoder.frames(n) > 0)
+    rate, least = encoder.sample_rate, encoder.receptive_field
     found.failed[name] = (
         f"{found.utterances[name].audio}: too short: {samples} samples ({1000 * samples / rate:.0f} ms) give no frame; "
         f"{encoder.name} needs {least} ({1000 * least / rate:.0f} ms)"
     )
-
-
-def _hashes_in_shards(writer: SplitWriter, names: set[str], live: dict[str, int]) -> dict[str, str]:
-    from encodeonce.store.format import read_records
-
-    hashes = {}
-    for shard in sorted({live[name] for name in names}):
-        output = next(iter(writer.commits[shard].outputs))
-        for record in read_records(str(writer.paths.shard(output, shard))):
-            hashes[record["id"]] = record["audio_sha256"]
-    return hashes
 
 
 def _located(reason: str, where: str) -> str:
@@ -172,7 +173,7 @@ def describe(utterance: Utterance, root: Path) -> dict[str, Any]:
     audio = utterance.audio
     segmented = utterance.offset or utterance.duration is not None
     return {
-        "audio": (audio.relative_to(root) if audio.is_relative_to(root) else audio).as_posix(),
+        "audio": _relative(str(audio), str(root)),
         "offset": float(utterance.offset) if segmented else None,
         "channel": utterance.channel,
         "speaker": utterance.speaker,
@@ -181,6 +182,12 @@ def describe(utterance: Utterance, root: Path) -> dict[str, Any]:
         "translations": dict(sorted(utterance.translations.items())),
         "metadata": dict(sorted(utterance.metadata.items())),
     }
+
+
+def _relative(path: str, root: str) -> str:
+    """A path below a root without it; what is no Unicode is spelt out."""
+    inside = path.startswith(root.rstrip("/") + "/")
+    return (path[len(root.rstrip("/")) + 1 :] if inside else path).encode("utf-8", "backslashreplace").decode()
 
 
 def updated_table(table: pa.Table, utterances: dict[str, Utterance], root: Path) -> tuple[pa.Table, int]:

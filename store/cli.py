@@ -30,7 +30,8 @@ def splits_at(path: Path) -> Iterator[tuple[FeatureSet, Path]]:
     if (path / SET_FILE).is_file():
         sets = [read_feature_set(path)]
     elif (path / "features.zarr").is_dir():
-        owner = next((parent for parent in path.resolve().parents if (parent / SET_FILE).is_file()), None)
+        path = path.resolve()
+        owner = next((parent for parent in path.parents if (parent / SET_FILE).is_file()), None)
         if owner is None:
             raise StoreError(f"{path} lies in no feature set: no {SET_FILE} above it")
         yield read_feature_set(owner), path
@@ -68,8 +69,9 @@ def describe_split(feature_set: FeatureSet, split: Path) -> dict[str, Any]:
     names = FeatureStore(split).outputs if table is not None else []
     outputs: dict[str, dict[str, Any]] = {}
     for name in names:
-        entries = [commit.outputs[name] for commit in commits.values() if name in commit.outputs]
-        noise = [(entry["snr_db"], commit.utterances) for entry, commit in zip(entries, commits.values(), strict=False)]
+        holding = [commit for commit in commits.values() if name in commit.outputs]
+        entries = [commit.outputs[name] for commit in holding]
+        noise = [(commit.outputs[name]["snr_db"], commit.utterances) for commit in holding]
         known = [(snr, count) for snr, count in noise if snr]
         outputs[name] = {
             "dtype": entries[0]["dtype"] if entries else feature_set.outputs[name].dtype,
@@ -81,7 +83,7 @@ def describe_split(feature_set: FeatureSet, split: Path) -> dict[str, Any]:
         }
     return {
         "feature_set": feature_set.path.name,
-        "split": split.relative_to(feature_set.path.resolve() if split.is_absolute() else feature_set.path).as_posix(),
+        "split": split.relative_to(feature_set.path).as_posix(),
         "path": str(split),
         "utterances": table.num_rows if table is not None else 0,
         "audio_seconds": round(sum(table["duration"].to_pylist()), 3) if table is not None else 0.0,
@@ -172,7 +174,10 @@ def verify(path: Path, quick: bool, read_data: bool, read_data_subset: float, as
     if as_json:
         click.echo(json.dumps({"splits": [asdict(check) for check in checks]}, default=str))
     if any(check.findings for check in checks):
-        click.echo("feature-store repair sets damaged shards aside, and extract-features fills them again", err=True)
+        if any(finding.shard is not None for check in checks for finding in check.findings):
+            click.echo(
+                "feature-store repair sets damaged shards aside, and extract-features fills them again", err=True
+            )
         sys.exit(1)
 
 

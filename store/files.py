@@ -82,18 +82,21 @@ def write_json(target: Path, value: Any, scratch: Path | None = None) -> None:
         file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a store.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a store.
 
     Raises:
         StoreError: it is not there. DamagedError: it is no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+        return value
     except FileNotFoundError as error:
         raise StoreError(f"{path} is not there") from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise DamagedError(f"{path} is no JSON: {error}") from error
+        raise DamagedError(f"{path} is no JSON object: {error}") from error
 
 
 @contextmanager
@@ -104,16 +107,27 @@ def writer_lock(split: Path) -> Iterator[None]:
         StoreError: another process is writing the split; the message says which.
     """
     path = split / ".writer"
-    file = _lock_file(path, split)
-    with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    with _lock_file(path, split):
         try:
             yield
         finally:
             with suppress(OSError):
                 path.unlink()
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for a moment, waiting for whoever holds it; nothing is left behind."""
+    try:
+        make_folder(folder)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise explain(error, folder) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lock_file(path: Path, split: Path) -> TextIO:
@@ -126,6 +140,9 @@ def _lock_file(path: Path, split: Path) -> TextIO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
                 return file
         except BlockingIOError:
             file.seek(0)
@@ -136,4 +153,6 @@ def _lock_file(path: Path, split: Path) -> TextIO:
             ) from None
         except FileNotFoundError:
             pass  # its last holder removed it between our open and our lock: try again
+        except OSError as error:
+            raise explain(error, path) from error
         file.close()

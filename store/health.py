@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -63,35 +64,60 @@ def verify_split(feature_set: FeatureSet, path: Path, quick: bool = False, read_
         expected, found = [shards * attributes.shard_frames, output.width], read_json(array)["shape"]
         if expected != found:
             findings.append(Finding(array, f"shape {expected}", f"shape {found}"))
-    files = []
-    for shard, commit in commits.items():
-        for name, entry in commit.outputs.items():
-            files.append((paths.shard(name, shard), entry, shard, name, False))
-            if "affine" in entry:
-                files.append((paths.affine_shard(name, shard), entry["affine"], shard, name, True))
-    every = round(1 / read_data) if read_data > 0 else 0
     widths = {name: output.width for name, output in outputs.items()}
 
-    def check(number: int) -> tuple[list[Finding], int]:
-        file, entry, shard, name, affine = files[number]
-        wrong = list(_check_size(file, entry, shard))
-        if not wrong and not quick and name in widths:
-            absent = set(commits[shard].absent)
-            present = [place for place in places.get(shard, []) if place.id not in absent]
-            wrong = list(_check_index(file, attributes, widths[name], present, shard, affine))
-        if wrong or not every or number % every:
+    def check(file: ShardFile) -> tuple[list[Finding], int]:
+        wrong = list(_check_size(file))
+        if not wrong and not quick and file.output in widths:
+            absent = set(commits[file.shard].absent)
+            present = [place for place in places.get(file.shard, []) if place.id not in absent]
+            wrong = list(_check_index(file, attributes, widths[file.output], present))
+        if wrong or not _is_chosen(file.shard, read_data):
             return wrong, 0
-        with open(file, "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        if digest != entry["sha256"]:
-            wrong.append(Finding(file, f"sha256 {entry['sha256']}", f"sha256 {digest}", shard))
-        return wrong, entry["size"]
+        return list(_check_data(file)), file.entry["size"]
 
+    files = [
+        file for commit in commits.values() for name in commit.outputs for file in shard_files(paths, commit, name)
+    ]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(check, range(len(files))))
+        results = list(pool.map(check, files))
     findings += [finding for wrong, _ in results for finding in wrong]
     utterances = sum(commit.utterances for commit in commits.values())
     return Check(path, len(commits), utterances, sum(read for _, read in results), findings)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A file of a shard with its entry in the commit record."""
+
+    path: Path
+    entry: dict
+    shard: int
+    output: str
+    affine: bool = False
+
+
+def shard_files(paths: SplitPaths, commit: Commit, output: str) -> list[ShardFile]:
+    """The files that an output has in a shard: its values, and for int8 its scales."""
+    entry = commit.outputs[output]
+    files = [ShardFile(paths.shard(output, commit.shard), entry, commit.shard, output)]
+    if "affine" in entry:
+        scales = paths.affine_shard(output, commit.shard)
+        files.append(ShardFile(scales, entry["affine"], commit.shard, output, affine=True))
+    return files
+
+
+def check_shard(paths: SplitPaths, shard: int, output: str) -> list[Finding] | None:
+    """What is wrong with one output of a committed shard, every byte read; None where no record counts it."""
+    commit = read_commits(paths).get(shard)
+    if commit is None or output not in commit.outputs:
+        return None
+    return [f for file in shard_files(paths, commit, output) for f in [*_check_size(file), *_check_data(file)]]
+
+
+def _is_chosen(shard: int, share: float) -> bool:
+    """Whether a share of the shards, spread evenly over their numbers, takes this one in."""
+    return int((shard + 1) * share) > int(shard * share)
 
 
 def _places(paths: SplitPaths) -> dict[int, list[Place]]:
@@ -102,36 +128,44 @@ def _places(paths: SplitPaths) -> dict[int, list[Place]]:
     return shards
 
 
-def _check_size(file: Path, entry: dict, shard: int) -> Iterator[Finding]:
+def _check_size(file: ShardFile) -> Iterator[Finding]:
+    expected = f"{file.entry['size']} bytes"
     try:
-        size = file.stat().st_size
+        size = file.path.stat().st_size
     except OSError as error:
-        yield Finding(file, f"{entry['size']} bytes", (error.strerror or str(error)).lower(), shard)
+        yield Finding(file.path, expected, (error.strerror or str(error)).lower(), file.shard)
         return
-    if size != entry["size"]:
-        yield Finding(file, f"{entry['size']} bytes", f"{size} bytes", shard)
+    if size != file.entry["size"]:
+        yield Finding(file.path, expected, f"{size} bytes", file.shard)
 
 
-def _check_index(
-    file: Path, attributes: SplitAttributes, width: int, places: list[Place], shard: int, affine: bool
-) -> Iterator[Finding]:
-    size = file.stat().st_size
+def _check_data(file: ShardFile) -> Iterator[Finding]:
     try:
-        tail = np.memmap(file, np.uint8, "r")
-        index = read_index(tail, attributes.shard_frames, width, str(file))
+        with open(file.path, "rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return  # the size's finding says so
+    if digest != file.entry["sha256"]:
+        yield Finding(file.path, f"sha256 {file.entry['sha256']}", f"sha256 {digest}", file.shard)
+
+
+def _check_index(file: ShardFile, attributes: SplitAttributes, width: int, places: list[Place]) -> Iterator[Finding]:
+    path, size, shard = file.path, file.entry["size"], file.shard
+    try:
+        index = read_index(np.memmap(path, np.uint8, "r"), attributes.shard_frames, width, str(path))
     except DamagedError as error:
-        yield Finding(file, "an index whose checksum holds", str(error), shard)
+        yield Finding(path, "an index whose checksum holds", str(error), shard)
         return
     chunk = chunk_frames(width)
     used = index[:, 0] != ABSENT
     expected = np.zeros(len(index), bool)
     for place in places:
         first = place.row % attributes.shard_frames // chunk
-        expected[first : first + (1 if affine else -(-place.frames // chunk))] = True
+        expected[first : first + (1 if file.affine else -(-place.frames // chunk))] = True
     if not np.array_equal(used, expected):
-        yield Finding(file, f"{expected.sum()} chunks of {len(places)} utterances", f"{used.sum()} chunks", shard)
+        yield Finding(path, f"{expected.sum()} chunks of {len(places)} utterances", f"{used.sum()} chunks", shard)
     elif used.any() and int(index[used].sum(axis=1).max()) > size:
-        yield Finding(file, "chunks inside the file", f"a chunk that ends past its {size} bytes", shard)
+        yield Finding(path, "chunks inside the file", f"a chunk that ends past its {size} bytes", shard)
 
 
 def _check_table(
@@ -155,7 +189,9 @@ def _check_table(
     for shard in sorted(complete):
         absent = set(commits[shard].absent)
         promised |= {p.id: (p.shard, p.row, p.frames) for p in places.get(shard, []) if p.id not in absent}
-    if missing := sorted(promised.keys() - rows.keys()):
+    # Whole shards that the table does not show yet are no damage: a run shows them when it goes on.
+    shown = {shard for shard, _, _ in rows.values()}
+    if missing := sorted(name for name in promised.keys() - rows.keys() if promised[name][0] in shown):
         yield Finding(paths.table, f"{len(promised)} utterances", f"{len(missing)} missing, e.g. {missing[0]}")
     if strange := sorted(rows.keys() - promised.keys()):
         yield Finding(
@@ -173,15 +209,18 @@ def repair_split(feature_set: FeatureSet, path: Path, findings: list[Finding]) -
     Their places stay in the plan: the next extract-features run encodes them again, into the same rows.
     """
     shards = sorted({finding.shard for finding in findings if finding.shard is not None})
-    with SplitWriter(path, read_attributes(SplitPaths(path).group)) as writer:
+    with SplitWriter(path, read_attributes(SplitPaths(path).group), mending=True) as writer:
         for shard in shards:
-            aside = path / "damaged" / str(shard)
+            aside = _unused(path / "damaged" / str(shard))
             make_folder(aside)
-            record = writer.paths.commit(shard)
-            record.replace(aside / "commit.json")
+            writer.paths.commit(shard).replace(aside / "commit.json")  # first: without it the shard does not count
             del writer.commits[shard]
-            for array in writer.paths.group.glob("*/c"):
-                if (array / str(shard)).exists():
-                    (array / str(shard)).rename(aside / array.parent.name)
+            for folder in list(writer.paths.shard_folders(shard)):
+                folder.rename(aside / folder.parent.parent.name)
         writer.publish({})
     return shards
+
+
+def _unused(folder: Path) -> Path:
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return folder if not folder.exists() else next(path for path in numbered if not path.exists())

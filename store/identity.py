@@ -19,9 +19,15 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(identity)).hexdigest()
 
 
-def audio_hash(samples: np.ndarray) -> str:
-    """sha256 of decoded, mixed, resampled audio `[samples]` as little-endian float32, 64 hex digits."""
-    return hashlib.sha256(np.ascontiguousarray(samples, dtype="<f4").data).hexdigest()
+def audio_hash(samples: np.ndarray, rate: int | None = None) -> str:
+    """sha256 of decoded, mixed audio `[samples]` as little-endian float32, 64 hex digits.
+
+    Audio that is still to be resampled has "@" and its own `rate` behind its samples.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(samples, dtype="<f4").data)
+    if rate is not None:
+        digest.update(f"@{rate}".encode())
+    return digest.hexdigest()
 
 
 def member_key(utterance_id: str) -> str:

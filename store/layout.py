@@ -149,9 +149,20 @@ class SplitPaths:
         """The commit record of a shard."""
         return self.root / "commits" / f"{shard}.json"
 
+    @property
+    def unfinished(self) -> Path:
+        """The arrays that lack shards: outside the group, so that plain readers see whole ones alone."""
+        return self.root / "unfinished"
+
     def array(self, output: str) -> Path:
-        """The folder of an output's array."""
-        return self.group / output
+        """The folder of an output's array: in the group once every shard stands."""
+        whole = self.group / output
+        return whole if whole.is_dir() else self.unfinished / output
+
+    def shard_folders(self, shard: int | None = None) -> Iterator[Path]:
+        """Every folder of a shard, or of all, in every array, finished or not."""
+        for root in (self.group, self.unfinished):
+            yield from root.glob(f"*/c/{'*' if shard is None else shard}")
 
     def shard(self, output: str, shard: int) -> Path:
         """The shard file of an output."""

@@ -93,7 +93,11 @@ def write_plan(folder: Path, plan: Plan, scratch: Path) -> None:
 def read_plans(folder: Path) -> list[Plan]:
     """All plans of a split, in order."""
     plans = []
-    for path in sorted(folder.glob("*.parquet"), key=lambda p: int(p.stem)):
+    found = list(folder.glob("*.parquet"))
+    for path in found:
+        if not path.stem.isdigit():
+            raise DamagedError(f"{path} is no plan of ours: plans are called <n>.parquet; take it away")
+    for path in sorted(found, key=lambda p: int(p.stem)):
         try:
             table = pq.ParquetFile(path).read()
         except (pa.ArrowInvalid, OSError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ class FeatureStore:
         path: a split's folder, a feature set's, or a store's.
         encoder: which feature set of a store: the encoder's name, or the folder's name where there are several.
         split: which split of a feature set.
-        output: the output that `utterance.features` gives; by default the only one, or the deepest layer.
+        output: the output that `utterance.features` gives; by default the deepest layer, in float16 where there is one.
 
     Raises:
         StoreError: nothing there, or more than one thing; the message lists what there is.
@@ -55,6 +56,7 @@ class FeatureStore:
             raise StoreError(f"{self.path} has no finished output yet; run extract-features again to finish it")
         self.table: pa.Table = read_table(self._paths.table)
         self.output = self._default_output() if output is None else self._output(output).name
+        self._lock = Lock()
         self._maps: OrderedDict[tuple[str, int], tuple[mmap.mmap, np.ndarray]] = OrderedDict()
 
     def __enter__(self) -> Self:
@@ -70,7 +72,10 @@ class FeatureStore:
         self._maps.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": OrderedDict()}
+        return {**self.__dict__, "_maps": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -175,6 +180,10 @@ class FeatureStore:
             )
 
     def _shard(self, spec: Output, shard: int, affine: bool = False) -> tuple[mmap.mmap, np.ndarray]:
+        with self._lock:
+            return self._map(spec, shard, affine)
+
+    def _map(self, spec: Output, shard: int, affine: bool) -> tuple[mmap.mmap, np.ndarray]:
         key = (f"{spec.name}-affine" if affine else spec.name, shard)
         if key in self._maps:
             self._maps.move_to_end(key)
@@ -197,7 +206,13 @@ class FeatureStore:
         return self._outputs[name]
 
     def _default_output(self) -> str:
-        return max(self._outputs, key=lambda name: (name.startswith("layer-"), name.removesuffix("-int8"), name))
+        preference = {"int8": 0, "float32": 1}
+
+        def rank(output: Output) -> tuple[bool, str, int]:
+            base = output.name.removesuffix(f"-{output.dtype}")
+            return output.name.startswith("layer-"), base, preference.get(output.dtype, 2)
+
+        return max(self._outputs.values(), key=rank).name
 
 
 @dataclass(frozen=True, slots=True)

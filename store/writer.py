@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from encodeonce.store.errors import StoreError
-from encodeonce.store.files import atomic_write, read_json, write_json, writer_lock
+from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.files import atomic_write, fsync_folder, make_folder, read_json, write_json, writer_lock
 from encodeonce.store.format import (
     ShardItem,
     affine_metadata,
@@ -56,16 +57,19 @@ class Commit:
 class SplitWriter:
     """One process's hold on a split for writing. A context manager: it locks the split and cleans up after a kill."""
 
-    def __init__(self, path: Path, attributes: SplitAttributes) -> None:
+    def __init__(self, path: Path, attributes: SplitAttributes, mending: bool = False) -> None:
         self.paths = SplitPaths(path)
         self.attributes = attributes
-        self._lock = writer_lock(path)
+        self._lock, self._mending = writer_lock(path), mending
 
     def __enter__(self) -> Self:
         self._lock.__enter__()
         try:
             shutil.rmtree(self.paths.scratch, ignore_errors=True)
             self._load()
+            if not self._mending:
+                self._check()
+                self._sweep()
         except BaseException as error:
             self._lock.__exit__(type(error), error, error.__traceback__)
             raise
@@ -76,6 +80,33 @@ class SplitWriter:
     ) -> None:
         shutil.rmtree(self.paths.scratch, ignore_errors=True)
         self._lock.__exit__(kind, error, trace)
+
+    def _check(self) -> None:
+        """Refuse to build on a split that is not what its records say."""
+        places = self.places
+        if places and not (self.paths.group / "zarr.json").exists():
+            raise DamagedError(
+                f"{self.paths.group / 'zarr.json'} is missing; it says how the split is laid out: restore it"
+            )
+        for shard, commit in self.commits.items():
+            if shard not in places:
+                plan = self.paths.plans / f"{commit.plan}.parquet"
+                raise DamagedError(f"{plan} is missing; it places the utterances of shard {shard}: restore it")
+            for name, entry in commit.outputs.items():
+                path = self.paths.shard(name, shard)
+                if not path.exists() or path.stat().st_size != entry["size"]:
+                    found = f"{path.stat().st_size} bytes" if path.exists() else "nothing"
+                    raise DamagedError(
+                        f"{path} should have {entry['size']} bytes, and there is {found}; "
+                        f"feature-store repair {self.paths.root} sets such shards aside, and the next run fills them"
+                    )
+
+    def _sweep(self) -> None:
+        """Remove shard files that no record counts: a killed run's, which plain readers would take for the split's."""
+        for folder in self.paths.shard_folders():
+            commit = self.commits.get(int(folder.name))
+            if commit is None or folder.parent.parent.name.removesuffix("-affine") not in commit.outputs:
+                shutil.rmtree(folder, ignore_errors=True)
 
     @classmethod
     def look(cls, path: Path, attributes: SplitAttributes) -> Self:
@@ -116,6 +147,17 @@ class SplitWriter:
         if not self.plans:
             self.attributes = replace(self.attributes, shard_frames=shard_frames)
             write_json(self.paths.group / "zarr.json", group_metadata(self.attributes.to_json()), self.paths.scratch)
+
+    def open_outputs(self, outputs: Mapping[str, Output]) -> None:
+        """Begin the outputs of a split that has none: empty arrays, which grow with the shards. What joins a split
+        later lies outside the group until every shard has it."""
+        if self.outputs or self.commits:
+            return
+        for output in outputs.values():
+            for name in filter(None, (output.affine_name, output.name)):
+                make_folder(self.paths.group / name)
+            self._write_array(output, 0)
+        self.outputs = dict(outputs)
 
     def append_plan(self, utterances: Iterable[tuple[str, int, int]], copy_from: Mapping[str, int]) -> Plan:
         """Give new utterances (id, samples, frames) their places in new shards, and keep the plan."""
@@ -184,7 +226,7 @@ class SplitWriter:
 
     def publish(self, requested: Mapping[str, Output]) -> None:
         """Show readers what is committed: the table, and the arrays whose every shard stands."""
-        if not self.commits:
+        if not self.commits and not self.table.num_rows:
             return
         outputs = dict(self.outputs)
         for name, output in requested.items():
@@ -193,11 +235,11 @@ class SplitWriter:
         if not outputs:
             return
         complete = self._complete(outputs)
-        shards = [record.shard for record in complete]
+        shards = {record.shard for record in complete}
         for output in outputs.values():
             self._write_array(output, max(shards, default=-1) + 1)
         self.outputs = outputs
-        live = {name: shard for name, shard in self.live_shards().items() if shard in set(shards)}
+        live = {name: shard for name, shard in self.live_shards().items() if shard in shards}
         if live != self._tabled() or not self.paths.table.exists():
             self.set_table(self._table_of(live, next(iter(outputs))))
 
@@ -212,7 +254,7 @@ class SplitWriter:
 
     def _complete(self, outputs: Mapping[str, Output]) -> list[Commit]:
         records = sorted(self.commits.values(), key=lambda record: record.shard)
-        return [record for record in records if outputs.keys() <= record.outputs.keys()]
+        return [record for record in records if record.utterances and outputs.keys() <= record.outputs.keys()]
 
     def _table_of(self, live: Mapping[str, int], output: str) -> pa.Table:
         """The rows of utterances: those of the standing table, and for other shards the records in the shards."""
@@ -249,14 +291,15 @@ class SplitWriter:
         absent, left = sorted({*record.absent, *names}), record.utterances - len(names)
         if left <= 0:
             self.write_commit(replace(record, utterances=0, frames=0, absent=absent, outputs={}))
-            for array in self.paths.group.glob("*/c"):
-                shutil.rmtree(array / str(shard), ignore_errors=True)
+            for folder in self.paths.shard_folders(shard):
+                shutil.rmtree(folder, ignore_errors=True)
             return
         entries, frames = {}, 0
         for name, entry in record.outputs.items():
             stored = read_items(str(self.paths.shard(name, shard)), self.attributes.shard_frames)
             items = [item for item in stored if item.id not in names]
             output = Output(name, items[0].values.shape[1], entry["dtype"], "")
+            # The SNR is that of the shard as it was written first; it is not known by utterance.
             entries[name] = {**entry, **self.write_output(shard, output, items)}
             frames = sum(item.values.shape[0] for item in items)
         self.write_commit(replace(record, utterances=left, frames=frames, absent=absent, outputs=entries))
@@ -274,16 +317,28 @@ class SplitWriter:
         for path, value in reversed(pairs):
             if not path.exists() or read_json(path) != value:
                 write_json(path, value, self.paths.scratch)
+            array = path.parent
+            if array.parent == self.paths.unfinished:
+                array.rename(self.paths.group / array.name)
+                fsync_folder(self.paths.group)
+        with suppress(OSError):
+            self.paths.unfinished.rmdir()
 
     def read_failures(self) -> list[dict[str, Any]]:
         """The entries of failures.jsonl: each has an `id` and a `reason`."""
         if not self.paths.failures.exists():
             return []
-        return [json.loads(line) for line in self.paths.failures.read_bytes().splitlines()]
+        try:
+            entries = [json.loads(line) for line in self.paths.failures.read_bytes().splitlines()]
+            if not all(isinstance(entry, dict) and "id" in entry for entry in entries):
+                raise ValueError("a line is no object with an id")
+        except ValueError as error:
+            raise DamagedError(f"{self.paths.failures} cannot be read: {error}; take it away to go on") from error
+        return entries
 
     def write_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
         """Replace failures.jsonl, in the order of ids; nothing failed, no file."""
-        lines = sorted(json.dumps(entry, ensure_ascii=False) for entry in failures)
+        lines = sorted(json.dumps(entry) for entry in failures)  # ASCII: names of files may be no Unicode
         if not lines:
             self.paths.failures.unlink(missing_ok=True)
             return
@@ -293,7 +348,14 @@ class SplitWriter:
 
 def read_commits(paths: SplitPaths) -> dict[int, Commit]:
     """The commit records of a split, by shard."""
-    records = (Commit(**read_json(path)) for path in (paths.root / "commits").glob("*.json"))
+    records = []
+    for path in (paths.root / "commits").glob("*.json"):
+        try:
+            records.append(Commit(**read_json(path)))
+        except TypeError as error:
+            raise DamagedError(
+                f"{path} is no commit record: {error}; take it away, and the shard is made again"
+            ) from error
     return {record.shard: record for record in sorted(records, key=lambda record: record.shard)}
 
 

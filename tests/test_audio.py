@@ -94,12 +94,14 @@ def test_stereo_is_the_mean_of_its_channels_and_a_channel_is_itself(tmp_path):
 
 @pytest.mark.parametrize("kind", ["wav-16", "flac", "vorbis", "opus", "mp3"])
 def test_segments_equal_slices_of_the_whole(kind, tmp_path):
-    path = write(tmp_path, kind, speech(32000), 16000)
+    path = write(tmp_path, kind, speech(80000), 16000)
     whole = by_hand(path)
-    for first, last in [(0, 8000), (5000, 5400), (8001, 31999), (20000, None)]:
+    # A lossy decoder that starts inside a file ends up the same but for rounding, after a stretch that is thrown away.
+    tolerance = 0 if kind in ("wav-16", "flac") else 1e-4
+    for first, last in [(0, 8000), (5000, 5400), (8001, 79999), (60000, None)]:
         duration = None if last is None else (last - first) / 16000
         part = utterance(path, offset=first / 16000, duration=duration)
-        assert np.array_equal(read_audio(part, 16000), whole[first:last])
+        assert np.abs(read_audio(part, 16000) - whole[first:last]).max() <= tolerance
         assert count_samples(part, 16000) == len(whole[first:last])
 
 

@@ -112,6 +112,9 @@ def test_requests_that_are_wrong_end_with_2_and_say_the_way_out(data, tmp_path, 
         (extract(data, "../dev", tmp_path / "s"), "../dev"),
         (extract(data, "dev", data / "dev" / "utt-000.wav" / "s"), "--store"),
         (extract(data, "dev", tmp_path / "s", "--limit", "0"), "--limit"),
+        (extract(data, "dev", tmp_path / "s", "--cut-seconds", "inf"), "--cut-seconds"),
+        (extract(data, "dev", tmp_path / "s", "--batch-seconds", "nan"), "--batch-seconds"),
+        (extract(data, "dev", tmp_path / "s", "--workers", "-1"), "--workers"),
         (extract(data, "dev", tmp_path / "s", "--batch-second", "3"), "--batch-seconds"),
     ]
     for done, word in cases:
@@ -163,11 +166,11 @@ def test_a_store_that_does_not_fit_is_refused_before_anything_is_encoded(data, t
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     done = extract(data, "dev", tmp_path / "s")
     assert done.status == 2
-    assert "GB free" in done.err
+    assert "MB free" in done.err
 
 
 def test_an_utterance_that_outgrows_the_shards_is_a_named_failure(data, tmp_path):
-    extract(data, "dev", tmp_path / "s", "--shard-frames", "128")
+    assert extract(data, "dev", tmp_path / "s", "--shard-frames", "1").counts() == (3, 0, 0, 0)
     soundfile.write(data / "dev" / "long.wav", speech(3.0, 1), RATE)
     done = extract(data, "dev", tmp_path / "s")
     assert (done.status, done.counts()) == (1, (0, 0, 3, 1))
@@ -183,6 +186,118 @@ def test_a_second_writer_is_told_who_is_writing(data, tmp_path):
     assert done.status == 2
     assert f"process {os.getpid()}" in done.err
     assert extract(data, "dev", tmp_path / "s").counts() == (0, 0, 3, 0)
+
+
+def with_length(path: Path, high: int, low: bytes) -> None:
+    """A FLAC whose header states another number of samples: the last 36 bits before STREAMINFO's MD5."""
+    soundfile.write(path, speech(0.5, 5), RATE)
+    raw = bytearray(path.read_bytes())
+    raw[21] = raw[21] & 0xF0 | high
+    raw[22:26] = low
+    path.write_bytes(raw)
+
+
+def test_a_header_that_cannot_be_believed_is_a_failure_of_its_file_alone(data, tmp_path):
+    with_length(data / "dev" / "piped.flac", 0, bytes(4))
+    with_length(data / "dev" / "lying.flac", 2, bytes(4))  # 2^33 samples
+    done = extract(data, "dev", tmp_path / "s")
+    assert (done.status, done.counts()) == (1, (3, 0, 0, 2))
+    assert "does not say how long it is" in done.err
+    assert done.split["bytes"] < 500_000
+
+
+def test_features_that_cannot_be_stored_are_not_encoded_again_and_again(data, tmp_path, monkeypatch):
+    import encodeonce.extract.encoders.fbank as fbank
+
+    monkeypatch.setitem(
+        fbank.OPTIONS, "use_log_fbank", False
+    )  # power: loud audio is beyond float16, the faint one is not
+    soundfile.write(data / "dev" / "faint.wav", speech(0.5, 3) * 1e-5, RATE, subtype="FLOAT")
+    assert extract(data, "dev", tmp_path / "s").counts() == (1, 0, 0, 3)
+    before = sorted(path.name for path in split_folder(tmp_path / "s", "dev").rglob("*"))
+    monkeypatch.setattr(fbank.Fbank, "load", None)
+    assert extract(data, "dev", tmp_path / "s").counts() == (0, 0, 1, 3)
+    assert sorted(path.name for path in split_folder(tmp_path / "s", "dev").rglob("*")) == before
+
+
+def test_splits_do_not_lie_inside_each_other_or_in_our_own_folders(data, tmp_path):
+    write_corpus(data / "dev" / "inner", [0.5])
+    write_corpus(data / "dev" / "plans", [0.5])
+    extract(data, "dev", tmp_path / "s")
+    for name, word in (("dev/inner", "inside each other"), ("dev/plans", "plans")):
+        done = extract(data, name, tmp_path / "s")
+        assert (done.status, word in done.err) == (2, True), done.err
+
+
+def test_a_file_name_that_is_no_unicode_costs_itself_alone(data, tmp_path):
+    try:
+        os.symlink("utt-000.wav", os.fsencode(data / "dev") + b"/bad\xff.wav")
+    except OSError:
+        pytest.skip("this file system takes Unicode names alone")
+    (data / "dev" / "empty.wav").touch()
+    for _ in range(2):
+        done = extract(data, "dev", tmp_path / "s")
+        assert (done.status, done.split["failed"], done.split["utterances"]) == (1, 2, 5)
+    assert "UTF-8" in done.err
+
+
+def test_a_shard_whose_utterances_all_failed_is_settled(data, tmp_path):
+    for path in (data / "dev").iterdir():
+        path.unlink()
+    truncated_flac(data / "dev" / "a.flac")
+    assert extract(data, "dev", tmp_path / "s").counts() == (0, 0, 0, 1)
+    soundfile.write(data / "dev" / "a.flac", speech(1.2, 5), RATE)
+    assert extract(data, "dev", tmp_path / "s").counts() == (1, 0, 0, 0)
+    assert len(read_both(split_folder(tmp_path / "s", "dev"), "fbank")) == 1
+
+
+def test_an_output_for_utterances_that_are_gone_says_the_way_out(data, tmp_path):
+    extract(data, "dev", tmp_path / "s")
+    (data / "dev" / "utt-001.wav").unlink()
+    assert extract(data, "dev", tmp_path / "s").counts() == (0, 0, 2, 0)
+    refused = extract(data, "dev", tmp_path / "s", "--dtype", "int8")
+    assert (refused.status, "--drop-gone" in refused.err, "utt-001" in refused.err) == (2, True, True)
+    split = split_folder(tmp_path / "s", "dev")
+    assert len(read_both(split, "fbank")) == 3
+    assert extract(data, "dev", tmp_path / "s", "--dtype", "int8", "--drop-gone").status == 0
+    assert len(read_both(split, "fbank")) == len(read_both(split, "fbank-int8")) == 2
+    assert feature_store("verify", tmp_path / "s", "--read-data").status == 0
+
+
+def test_a_replacement_and_a_new_output_in_one_run(data, tmp_path):
+    extract(data, "dev", tmp_path / "s")
+    soundfile.write(data / "dev" / "utt-001.wav", speech(0.9, 77), RATE)
+    done = extract(data, "dev", tmp_path / "s", "--dtype", "int8", "--replace")
+    assert (done.status, done.split["failed"]) == (0, 0), done.err
+    split = split_folder(tmp_path / "s", "dev")
+    assert len(read_both(split, "fbank")) == len(read_both(split, "fbank-int8")) == 3
+    assert extract(data, "dev", tmp_path / "s", "--dtype", "int8").counts() == (0, 0, 3, 0)
+
+
+DAMAGED_FILES = {
+    "commits/0.json": b"[]",
+    "plans/0.parquet": None,
+    "plans/x.parquet": b"",
+    "failures.jsonl": b"bla",
+    "features.zarr/zarr.json": None,
+    "features.zarr/fbank/c/0/0": None,
+    "../feature-set.json": b"[]",
+    "utterances.parquet": b"PAR1",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_FILES)
+def test_a_store_whose_own_files_are_damaged_is_refused_with_the_file_named(data, tmp_path, name):
+    extract(data, "dev", tmp_path / "s")
+    path = split_folder(tmp_path / "s", "dev") / name
+    if DAMAGED_FILES[name] is None:
+        path.unlink()
+    else:
+        path.write_bytes(DAMAGED_FILES[name] or b"")
+    done = extract(data, "dev", tmp_path / "s")
+    assert (done.status, "Traceback" in done.err) == (2, False), done.err
+    assert Path(name).name in done.err
+    assert "Traceback" not in feature_store("verify", tmp_path / "s").err
 
 
 def test_features_that_float16_cannot_hold_are_a_failure_and_not_infinity(data, tmp_path, monkeypatch):

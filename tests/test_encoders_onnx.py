@@ -110,9 +110,15 @@ def test_an_exported_graph_equals_its_module(graph, cache):
         assert relative(frames, alone) < 1e-4
 
 
-def test_half_precision_is_refused(moonshine):
-    with pytest.raises(EncoderError, match="--precision float16: an exported graph computes as it was exported"):
-        moonshine.load("cpu", "float16", moonshine.outputs("last", "float16"))
+def test_half_precision_is_refused_before_anything_is_written(tmp_path):
+    """A graph computes as it was exported; a set in another precision would stand for ever, and be wrong."""
+    from commands import extract, write_corpus
+
+    write_corpus(tmp_path / "data" / "dev", [0.5])
+    done = extract(tmp_path / "data", "dev", tmp_path / "s", "--precision", "float16", encoder="moonshine-tiny-onnx")
+    assert done.status == 2
+    assert "computes in float32 alone" in done.err
+    assert not (tmp_path / "s").exists()
 
 
 def test_layers_are_refused(moonshine):

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 from commands import RATE, contents, extract, speech, split_folder, write_corpus
+from plain_readers import read_both
 
 LENGTHS = [0.4, 1.3, 0.7, 2.0, 0.55, 1.0, 0.8, 1.6]
 
@@ -74,35 +76,49 @@ def test_interrupted_run_equals_uninterrupted_run(data, tmp_path, dtype, monkeyp
 
 def test_finished_shards_are_kept_and_new_files_change_nothing(data, tmp_path, monkeypatch):
     whole = extract(data, "dev", tmp_path / "whole", "--shard-frames", "256")
-    killed_runs([24], data, tmp_path / "cut")
+    killed_runs([38], data, tmp_path / "cut")
     split = split_folder(tmp_path / "cut", "dev")
-    finished = {
-        name: (split / name).stat().st_mtime_ns for name in contents(split) if "/c/" in name or "commits" in name
+    committed = {path.stem for path in (split / "commits").glob("*.json")}
+    finished = {f"commits/{shard}.json" for shard in committed} | {
+        f"features.zarr/fbank/c/{shard}/0" for shard in committed
     }
-    assert sum(name.startswith("commits") for name in finished) in range(1, 6)
+    before = {name: (split / name).stat().st_mtime_ns for name in finished}
+    assert len(committed) in range(1, 6)
     write_corpus(data / "dev", [0.5, 0.6], first=50)
     done = extract(data, "dev", tmp_path / "cut")
     assert done.split["reused"] > 0
     assert done.split["encoded"] + done.split["reused"] == 10
-    assert {name: (split / name).stat().st_mtime_ns for name in finished} == finished
+    assert {name: (split / name).stat().st_mtime_ns for name in finished} == before
     assert extract(data, "dev", tmp_path / "whole").counts() == (2, 0, 8, 1)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
     assert whole.counts() == (8, 0, 0, 1)
 
 
-def test_a_replacement_that_is_killed_is_finished_by_the_next_run(data, tmp_path):
-    import soundfile
-
-    (data / "dev" / "broken.wav").unlink()
-    extract(data, "dev", tmp_path / "s", "--shard-frames", "256")
-    soundfile.write(data / "dev" / "utt-001.wav", speech(1.1, 99), RATE)
-    ends = killed_runs([6, 9, 12, -14, 15], data, tmp_path / "s", "--replace")
+def test_a_killed_replacement_equals_an_uninterrupted_one(data, tmp_path):
+    for store in ("whole", "cut"):
+        extract(data, "dev", tmp_path / store, "--shard-frames", "256")
+    for number, seconds in ((1, 1.1), (4, 0.9), (6, 0.4)):
+        soundfile.write(data / "dev" / f"utt-{number:03d}.wav", speech(seconds, 99), RATE)
+    assert extract(data, "dev", tmp_path / "whole", "--replace").counts() == (3, 0, 5, 1)
+    ends = killed_runs([*range(2, 40, 3)], data, tmp_path / "cut", "--replace")
     assert signal.SIGKILL in ends
-    done = extract(data, "dev", tmp_path / "s", "--replace")
-    assert (done.status, done.split["utterances"]) == (0, 8)
-    from plain_readers import read_both
+    assert extract(data, "dev", tmp_path / "cut", "--replace").status == 1
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert len(read_both(split_folder(tmp_path / "cut", "dev"), "fbank")) == 8
 
-    assert len(read_both(split_folder(tmp_path / "s", "dev"), "fbank")) == 8
+
+def test_another_output_after_a_kill_is_added_to_every_shard(data, tmp_path):
+    extract(data, "dev", tmp_path / "whole", "--shard-frames", "256")
+    extract(data, "dev", tmp_path / "whole", "--shard-frames", "256", "--dtype", "int8")
+    killed_runs([22, -26], data, tmp_path / "cut")
+    killed_runs([9, 15, -20, 24], data, tmp_path / "cut", "--dtype", "int8")
+    assert extract(data, "dev", tmp_path / "cut", "--dtype", "int8").split["failed"] == 1
+    whole, cut = (split_folder(tmp_path / store, "dev") for store in ("whole", "cut"))
+    for output in ("fbank", "fbank-int8"):
+        ours, theirs = read_both(cut, output), read_both(whole, output)
+        assert ours.keys() == theirs.keys()
+        assert all((ours[name] == theirs[name]).all() for name in ours)
+    assert contents(cut) == contents(whole)
 
 
 def test_an_interrupt_ends_with_130_and_keeps_what_is_finished(data, tmp_path):

@@ -29,6 +29,8 @@ class Encoder(ABC):
         samples_per_frame: samples from one frame to the next.
         receptive_field: samples the first frame needs.
         normalise: whether each utterance is scaled to zero mean and unit variance first.
+        precisions: what it can compute in, the preferred one first.
+        parallel: several threads may run one loaded encoder at the same time.
         note: something about the checkpoint that its user should know, or nothing.
         mixes_lengths: utterances of different lengths may share a batch, each with the result it has alone;
             otherwise only equal lengths do.
@@ -41,6 +43,8 @@ class Encoder(ABC):
     receptive_field: int
     normalise: bool = False
     note: str = ""
+    precisions: tuple[str, ...] = PRECISIONS
+    parallel: bool = True
     mixes_lengths: bool = False
 
     def frames(self, samples: int) -> int:

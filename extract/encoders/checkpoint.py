@@ -39,7 +39,16 @@ class CheckpointEncoder(Encoder):
         published_normalise: bool | None = None,
     ) -> None:
         self.folder, self.name, self.source, self._cache = folder, name, source, cache
-        self.config = {field: config.get(field, default) for field, default in self.fields.items()}
+        self.config: dict[str, Any] = {
+            field: float(value) if isinstance(default, float) and isinstance(value, int) else value
+            for field, default in self.fields.items()
+            for value in [config.get(field, default)]
+        }
+        if config.get("transformers_weights") or (folder / "adapter_config.json").exists():
+            raise EncoderError(
+                f"{folder} would load other weights than its own (transformers_weights in config.json, or an adapter); "
+                f"save the model with its weights merged, and without them"
+            )
         weight_files(folder)
         preprocessor = read_preprocessor(folder)
         self.sample_rate = int(preprocessor.get("sampling_rate", 16000))

@@ -23,6 +23,7 @@ class Fbank(Encoder):
     samples_per_frame = 160
     receptive_field = 400
     mixes_lengths = True
+    precisions = ("float32",)
 
     def identity(self) -> dict[str, Any]:
         options = {**OPTIONS, "scale": SCALE}

@@ -9,6 +9,7 @@ import numpy as np
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder, single_output
 from encodeonce.extract.encoders.weights import file_digest
+from encodeonce.store.identity import fingerprint
 from encodeonce.store.layout import Output
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class OnnxEncoder(Encoder):
     """
 
     mixes_lengths = True
+    precisions = ("float32",)
 
     def __init__(self, path: Path, name: str, cache: FileCache, source: str | None = None) -> None:
         if not path.is_file():
@@ -40,6 +42,9 @@ class OnnxEncoder(Encoder):
 
     def identity(self) -> dict[str, Any]:
         digest = file_digest(self.path, self._cache)
+        beside = {path.name: file_digest(path, self._cache) for path in external_data(self.path)}
+        if beside:
+            digest = fingerprint({"graph": digest, **beside})
         return {
             "encoder": {"class": "onnx", "config": {"output": "last_hidden_state"}},
             "weights": digest,
@@ -50,8 +55,6 @@ class OnnxEncoder(Encoder):
         return single_output(layers, "last-hidden-state", self.width, dtype, "last_hidden_state")
 
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> "LoadedOnnx":
-        if precision != "float32":
-            raise EncoderError(f"--precision {precision}: an exported graph computes as it was exported; take float32")
         import torch
 
         return LoadedOnnx(open_session(self.path, device, torch.get_num_threads()), outputs[0].what)
@@ -70,6 +73,16 @@ class LoadedOnnx(LoadedEncoder):
         return {
             self.what: torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row[0]) for row in rows], batch_first=True)
         }
+
+
+def external_data(path: Path) -> list[Path]:
+    """Files beside a graph whose names stand in it: it keeps its weights there."""
+    graph = np.memmap(path, np.uint8, "r").tobytes() if path.stat().st_size else b""
+    return [
+        other
+        for other in sorted(path.parent.iterdir())
+        if other != path and other.is_file() and other.name.encode() in graph
+    ]
 
 
 def moonshine_tiny(cache: FileCache) -> OnnxEncoder:

@@ -162,7 +162,13 @@ def _from_folder(
         raise EncoderError(
             f"{name} is a checkpoint of {model_type!r}, which is no encoder known here; known are: {', '.join(MODEL_TYPES)}"
         )
-    return _named(MODEL_TYPES[model_type])(folder, config, name, source, cache, published_normalise)
+    try:
+        encoder = _named(MODEL_TYPES[model_type])(folder, config, name, source, cache, published_normalise)
+        if min(encoder.sample_rate, encoder.samples_per_frame, encoder.receptive_field) < 1:
+            raise ValueError("a rate, kernel or stride below 1")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise EncoderError(f"{folder} has a configuration that cannot be used: {error}") from error
+    return encoder
 
 
 def _named(entry: str) -> Callable[..., Encoder]:

@@ -76,6 +76,7 @@ class Wav2Vec2Conformer(SelfSupervised):
 
     model_class = "Wav2Vec2ConformerModel"
     final_norm_always = True
+    parallel = False  # transformers keeps its table of rotary positions on the module, of the last length it met
     fields: Mapping[str, Any] = {
         **{k: v for k, v in COMMON.items() if k != "do_stable_layer_norm"},
         "conv_depthwise_kernel_size": 31,
