@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from encodeonce.extract.batching import CONTEXT_SECONDS, CUT_SECONDS
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora import LAYOUTS, CorpusError, download_librispeech
 from encodeonce.extract.encoders.base import PRECISIONS, EncoderError
@@ -39,8 +40,10 @@ from encodeonce.store.errors import StoreError
     type=float,
     help="Padded seconds of audio in a batch; 0: one utterance at a time.  [default: by device]",
 )
-@click.option("--cut-seconds", default=60.0, help="Longer audio is cut into overlapping windows of at most this.")
-@click.option("--context-seconds", default=5.0, help="Overlap on each side of a window.")
+@click.option(
+    "--cut-seconds", default=CUT_SECONDS, help="Longer audio is cut into overlapping windows of at most this."
+)
+@click.option("--context-seconds", default=CONTEXT_SECONDS, help="Overlap on each side of a window.")
 @click.option(
     "--shard-frames", type=int, help="Frames of a shard, fixed when a split is created.  [default: about 128 MB]"
 )

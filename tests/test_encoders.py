@@ -1,6 +1,7 @@
 """The promise of every encoder: an utterance's features are those that it has alone, by the model as transformers runs it."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,22 @@ def test_features_never_depend_on_what_shares_the_batch(name, checkpoints, cache
             (values,) = frames.values()
             assert values.dtype == np.float32
             assert relative(values, alone) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_one_loaded_encoder_serves_several_threads(name, checkpoints, cache):
+    encoder = find_encoder(str(checkpoints.folder(name)), cache)
+    if not encoder.parallel:
+        pytest.skip(f"{name} says that it is not parallel, and a run gives it one thread")
+    encode = batch_encoder(encoder).encode
+    batches = [utterances(12)[first : first + size] for size in (1, 3) for first in range(0, 12, size)]
+    alone = [encode(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(encode, batches * 3))
+    for one, other in zip(alone * 3, together, strict=True):
+        for frames, threaded in zip(one, other, strict=True):
+            for what, values in frames.items():
+                assert relative(threaded[what], values) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["hubert-base", "wav2vec2-large", "conformer-rotary", "moonshine-whole"])
