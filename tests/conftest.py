@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Threads that wait for each other inside one small operation stall for as long as another process holds a core.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

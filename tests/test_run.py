@@ -218,6 +218,18 @@ def test_dry_run_foretells_and_writes_nothing(data, tmp_path):
     assert extract(data, "dev", tmp_path / "s", "--dry-run").json["splits"][0]["to_encode"] == 0
 
 
+@pytest.mark.parametrize("batch", ["0", "3"])
+def test_a_store_does_not_depend_on_the_number_of_encoder_threads(data, tmp_path, hubert, batch):
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            options = ["--layers", "1,3", "--dtype", "int8", "--batch-seconds", batch, "--shard-frames", "64"]
+            assert extract(data, "dev", tmp_path / str(threads), *options, encoder=str(hubert)).counts() == (6, 0, 0, 0)
+    finally:
+        torch.set_num_threads(1)
+    assert contents(tmp_path / "1") == contents(tmp_path / "4")
+
+
 def test_a_limit_takes_the_first_and_the_rest_comes_later(data, tmp_path):
     assert extract(data, "dev", tmp_path / "s", "--limit", "2").counts() == (2, 0, 0, 0)
     assert sorted(FeatureStore(split_folder(tmp_path / "s", "dev")).ids) == ["utt-000", "utt-001"]
