@@ -16,8 +16,7 @@ END_TOLERANCE_SECONDS = 0.1
 """Segments may end this much after their file: manifests round."""
 WHOLE_FILE_SECONDS = 0.02
 """A segment from 0 that ends this near the end of its file is the whole file: manifests round."""
-LOSSY = {"OGG", "MP3"}
-COUNTED_HEADERS = {"WAV", "WAVEX", "FLAC", "AIFF", "AU", "W64", "RF64", "CAF", "SPHERE", "NIST", *LOSSY}
+COUNTED_HEADERS = {"WAV", "WAVEX", "FLAC", "AIFF", "AU", "W64", "RF64", "CAF", "SPHERE", "NIST", "OGG", "MP3"}
 """Containers whose header states the exact number of samples; others are decoded to be counted."""
 STATED_DATA = re.compile(r"^data : (?P<stated>\d+) \(should be (?P<there>\d+)\)", re.MULTILINE)
 """libsndfile's word on a WAV file whose data chunk is not as long as its header says; it would read what is there."""
@@ -29,9 +28,9 @@ MOST_SAMPLES_PER_BYTE = 8192
 """More than any codec packs into a byte, silence included: a header that promises more is not believed."""
 MOST_PHASES = 2000
 """44,099 Hz to 16 kHz would be 16,000, which took a minute and 12 GB for a second of audio; 44.1 kHz is 160."""
-PREROLL_SECONDS = 1.0
-"""Decoded before a segment of lossy audio and thrown away: an MP3 decoder that starts inside a file needs some frames to
-give what it gives from the beginning (off by up to 0.04 without, by rounding with; measured at seven rates)."""
+PREROLL_SECONDS = {"MP3": 1.0, "OGG": 5.0}
+"""Decoded before a segment of lossy audio and thrown away: a decoder that starts inside a file needs a while to give what it
+gives from the beginning (measured: MP3 is off by up to 0.04 without, by rounding with 0.25 s; Opus of 16 kHz needs 3 s)."""
 BLOCK_SAMPLES = 1 << 20
 
 
@@ -74,7 +73,7 @@ def read_header(path: Path) -> Header:
     if info.format == "FLAC" and not believable:
         raise AudioError(f"{path} does not say how long it is (written through a pipe?); encode it again into a file")
     counted = info.format in COUNTED_HEADERS and believable
-    preroll = int(PREROLL_SECONDS * info.samplerate) if info.format in LOSSY else 0
+    preroll = int(PREROLL_SECONDS.get(info.format, 0.0) * info.samplerate)
     return Header(info.samplerate, info.channels, info.frames if counted else None, preroll)
 
 

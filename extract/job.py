@@ -58,6 +58,8 @@ def extract_split(run: Run, name: str) -> SplitReport:
     with SplitWriter(run.split_folder(name), run.attributes(name)) as writer:
         # What a killed run committed and had not shown yet comes first: from here on table and records agree.
         writer.publish({**run.feature_set.outputs, **run.outputs})
+        if writer.commits:
+            run.write_feature_set(writer.outputs, writer.paths.scratch)
         found = survey(
             listing,
             run.request.limit,
@@ -94,7 +96,9 @@ class SplitJob:
         """Do it: plan what is new, make every shard that lacks something, publish, and report."""
         writer, found, say = self.writer, self.found, self.run.progress.say
         self._tell_shard_size()
+        self.outputs = {**writer.outputs, **self.run.outputs}
         if found.new:
+            self._check_room(sum(frames for _, _, frames in found.new))
             writer.begin(self.run.shard_frames([frames for _, _, frames in found.new]))
         self._refuse_too_long()
         for entry in found.problems:
@@ -104,10 +108,8 @@ class SplitJob:
         if found.gone:
             fate = "taken out of the split" if self.run.request.drop_gone else "kept"
             say(f"{found.gone} stored utterances are not in the corpus any more; they are {fate}")
-        self.outputs = {**writer.outputs, **self.run.outputs}
         kept = [name for name in writer.outputs if name not in self.run.outputs]
         if found.new:
-            self._check_room(sum(frames for _, _, frames in found.new))
             self.run.write_feature_set(self.outputs, writer.paths.scratch)
             writer.append_plan(found.new, self._copy_sources())
         if writer.plans:
@@ -325,13 +327,15 @@ class SplitJob:
         """Commit a finished shard: failures first, then the shard files, then the record."""
         task, found = result.task, self.found
         if result.failed:
+            told = {name for name in result.failed if name in found.failed}
             found.failed.update(result.failed)
             for name in result.not_storable:
                 outputs = [output.name for output in task.outputs]
                 found.not_storable[name] = {"audio_sha256": result.hashes[name], "outputs": outputs}
             self._write_failures()
             for name, reason in sorted(result.failed.items()):
-                self.run.progress.failure(name, reason)
+                if name not in told:
+                    self.run.progress.failure(name, reason)
         if task.expected_hashes and result.failed:
             self.run.progress.say(
                 f"Shard {task.shard} cannot get {', '.join(o.name for o in task.outputs)}: "

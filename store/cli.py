@@ -11,7 +11,15 @@ import click
 from encodeonce.store.errors import StoreError
 from encodeonce.store.health import repair_split, verify_split
 from encodeonce.store.identity import describe_difference, differences
-from encodeonce.store.layout import SET_FILE, FeatureSet, SplitPaths, feature_sets, read_attributes, read_feature_set
+from encodeonce.store.layout import (
+    SET_FILE,
+    FeatureSet,
+    SplitPaths,
+    feature_sets,
+    published_outputs,
+    read_attributes,
+    read_feature_set,
+)
 from encodeonce.store.reader import FeatureStore
 from encodeonce.store.table import read_table
 from encodeonce.store.writer import read_commits
@@ -192,10 +200,9 @@ def repair(path: Path, quick: bool) -> None:
         shards = repair_split(feature_set, split, check.findings) if check.findings else []
         left = verify_split(feature_set, split).findings if check.findings else []
         if shards:
-            source = feature_set.provenance.get("source", feature_set.encoder)
             click.echo(
-                f"{split}: set {len(shards)} shards aside under {split / 'damaged'} ({', '.join(map(str, shards))}). Fill them with: "
-                f"extract-features --encoder {source} --split {split.relative_to(feature_set.path)} --store {feature_set.path.parent}"
+                f"{split}: set {len(shards)} shards aside under {split / 'damaged'} ({', '.join(map(str, shards))}). "
+                f"Fill them with: {filling_command(feature_set, split)}"
             )
         elif not check.findings:
             click.echo(f"{split}: whole, nothing to repair")
@@ -204,6 +211,17 @@ def repair(path: Path, quick: bool) -> None:
             click.echo(f"not repaired: {finding.path}: expected {finding.expected}, found {finding.found}", err=True)
     if beyond:
         sys.exit(1)
+
+
+def filling_command(feature_set: FeatureSet, split: Path) -> str:
+    """The extract-features command that makes a split's missing shards: asked for one output that it holds, it brings all."""
+    source = feature_set.provenance.get("source", feature_set.encoder)
+    output = next(iter(published_outputs(SplitPaths(split)).values()), None)
+    wanted = f" --dtype {output.dtype}" if output else ""
+    if output and output.what.startswith("hidden_states["):
+        wanted += f" --layers {output.what.removeprefix('hidden_states[').removesuffix(']')}"
+    place = f"--split {split.relative_to(feature_set.path)} --store {feature_set.path.parent}"
+    return f"extract-features --encoder {source} {place}{wanted} --data DIR (the encoder and the corpus where they lie)"
 
 
 @feature_store.command()

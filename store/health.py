@@ -12,7 +12,7 @@ import numpy as np
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.files import make_folder, read_json
 from encodeonce.store.format import ABSENT, chunk_frames, read_index
-from encodeonce.store.layout import FeatureSet, SplitAttributes, SplitPaths, published_outputs, read_attributes
+from encodeonce.store.layout import FeatureSet, Output, SplitAttributes, SplitPaths, published_outputs, read_attributes
 from encodeonce.store.plan import Place, read_plans
 from encodeonce.store.table import read_table
 from encodeonce.store.writer import Commit, SplitWriter, read_commits
@@ -60,10 +60,7 @@ def verify_split(feature_set: FeatureSet, path: Path, quick: bool = False, read_
     findings += _check_table(paths, commits, set(outputs), places)
     shards = max((s for s, c in commits.items() if c.outputs.keys() >= outputs.keys()), default=-1) + 1
     for output in outputs.values():
-        array = paths.array(output.name) / "zarr.json"
-        expected, found = [shards * attributes.shard_frames, output.width], read_json(array)["shape"]
-        if expected != found:
-            findings.append(Finding(array, f"shape {expected}", f"shape {found}"))
+        findings += _check_shape(paths, output, attributes, shards)
     widths = {name: output.width for name, output in outputs.items()}
 
     def check(file: ShardFile) -> tuple[list[Finding], int]:
@@ -126,6 +123,22 @@ def _places(paths: SplitPaths) -> dict[int, list[Place]]:
         for place in plan.places:
             shards.setdefault(place.shard, []).append(place)
     return shards
+
+
+def _check_shape(paths: SplitPaths, output: Output, attributes: SplitAttributes, shards: int) -> Iterator[Finding]:
+    size, width = attributes.shard_frames, output.width
+    arrays = [(output.name, [shards * size, width])]
+    if output.affine_name:
+        arrays.append((output.affine_name, [shards * (size // chunk_frames(width)), 2, width]))
+    for name, expected in arrays:
+        path = paths.array(name) / "zarr.json"
+        try:
+            found = read_json(path).get("shape")
+        except StoreError as error:
+            yield Finding(path, f"shape {expected}", str(error))
+            continue
+        if found != expected:
+            yield Finding(path, f"shape {expected}", f"shape {found}")
 
 
 def _check_size(file: ShardFile) -> Iterator[Finding]:

@@ -70,7 +70,7 @@ class FeatureSet:
 
 def _splits_below(folder: Path) -> Iterator[Path]:
     for child in folder.iterdir():
-        if (child / "features.zarr" / "zarr.json").is_file():
+        if any((child / name).exists() for name in ("features.zarr", "plans", "commits", TABLE_FILE)):
             yield child
         elif child.is_dir():
             yield from _splits_below(child)
@@ -199,8 +199,9 @@ class SplitAttributes:
 def read_attributes(group: Path) -> SplitAttributes:
     """The attributes of a split's Zarr group."""
     data = read_json(group / "zarr.json")
-    entry = data.get("attributes", {}).get(ATTRIBUTES_KEY)
-    if entry is None:
+    attributes = data.get("attributes")
+    entry = attributes.get(ATTRIBUTES_KEY) if isinstance(attributes, dict) else None
+    if not isinstance(entry, dict):
         raise StoreError(f"{group} is no split of a feature store: its zarr.json has no '{ATTRIBUTES_KEY}' attributes")
     check_version(entry.get("format_version"), group)
     try:

@@ -85,7 +85,7 @@ def read_table(path: Path) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}") from error
+        raise DamagedError(f"{path} cannot be read ({error}); take it away, and the next run makes it again") from error
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise DamagedError(f"{path} lacks the columns {', '.join(missing)}")

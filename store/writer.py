@@ -108,6 +108,11 @@ class SplitWriter:
             if commit is None or folder.parent.parent.name.removesuffix("-affine") not in commit.outputs:
                 shutil.rmtree(folder, ignore_errors=True)
 
+        committed = {name for commit in self.commits.values() for name in commit.outputs}
+        for array in self.paths.group.glob("*/"):
+            if not (array / "zarr.json").exists() and array.name.removesuffix("-affine") not in committed:
+                shutil.rmtree(array, ignore_errors=True)  # begun by a run that was killed before it wrote anything
+
     @classmethod
     def look(cls, path: Path, attributes: SplitAttributes) -> Self:
         """The state of a split, there or not, without locking or writing anything."""

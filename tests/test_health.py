@@ -104,3 +104,20 @@ def test_ls_and_info_say_what_there_is(split, tmp_path):
     output = entry["splits"][0]["outputs"]["fbank-int8"]
     assert 40 < output["least_snr_db"] <= output["mean_snr_db"]
     assert "fbank-int8" in feature_store("info", tmp_path / "s").out
+
+
+def test_a_split_or_array_without_its_zarr_json_is_not_passed_over(split, tmp_path):
+    (split / "features.zarr" / "fbank-int8-affine" / "zarr.json").unlink()
+    done = feature_store("verify", tmp_path / "s")
+    assert (done.status, "fbank-int8-affine/zarr.json" in done.err) == (1, True)
+    (split / "features.zarr" / "zarr.json").unlink()
+    done = feature_store("verify", tmp_path / "s")
+    assert (done.status, "zarr.json" in done.err) == (1, True)
+
+
+def test_a_lost_feature_set_file_is_written_again_by_the_next_run(data, split, tmp_path):
+    path = split.parent / "feature-set.json"
+    before = path.read_bytes()
+    path.unlink()
+    assert extract(data, "dev", tmp_path / "s", "--dtype", "int8").counts() == (0, 0, 4, 0)
+    assert path.read_bytes() == before
