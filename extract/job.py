@@ -3,14 +3,13 @@
 import platform
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from encodeonce.extract.cache import AudioFacts
+from encodeonce.extract.copies import Copies
 from encodeonce.extract.corpora import list_corpus
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.run import Run
@@ -18,9 +17,7 @@ from encodeonce.extract.survey import Survey, make_record, survey, updated_table
 from encodeonce.extract.tasks import ShardResult, ShardTask
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import DiskFullError
-from encodeonce.store.health import check_shard
 from encodeonce.store.layout import Output, SplitPaths
-from encodeonce.store.reader import FeatureStore
 from encodeonce.store.writer import Commit, SplitWriter, read_commits
 
 if TYPE_CHECKING:
@@ -86,9 +83,6 @@ class SplitJob:
         self.copied: set[str] = set()
         self._made: dict[str, Any] = {}
         self._published_at = time.monotonic()
-        self._copies: dict[str, tuple[FeatureStore | None, dict[str, dict[str, Any]]]] = {}
-        self._sounds: dict[tuple[str, int, str], bool] = {}
-        self._copying = Lock()
         self._encoder: BatchEncoder | None = None
         self._learnt: list[tuple[Utterance, AudioFacts]] = []
 
@@ -238,7 +232,7 @@ class SplitJob:
             record=lambda place, utterance, digest: make_record(
                 place, utterance, digest, self.root, run.encoder.sample_rate
             ),
-            copy=self._copy,
+            copy=Copies(run.feature_set.path, self.writer.plans, run.progress).find,
             commit=self._commit,
             progress=run.progress.advance,
         )
@@ -272,56 +266,6 @@ class SplitJob:
             self.writer.publish(self.outputs)
         except StoreError as error:
             self.run.progress.detail(f"could not publish the shards that are finished ({error}); the next run will")
-
-    def _copy(self, digest: str, task: ShardTask) -> Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None:
-        """The stored features of the same audio in a split that stood when the plan was made."""
-        plan = next(plan for plan in self.writer.plans if plan.number == task.plan)
-        for split, shards in plan.copy_from.items():
-            store, rows = self._source(split)
-            row = rows.get(digest)
-            if store is None or row is None or row["shard"] >= shards:
-                continue
-            at, frames, shard = row["row"], row["frames"], row["shard"]
-            if all(self._sound(split, shard, output.name) for output in task.outputs):
-                return {
-                    o.name: (
-                        store.quantized(at, frames, o.name),
-                        store.affine(at, o.name) if o.dtype == "int8" else None,
-                    )
-                    for o in task.outputs
-                }
-        return None
-
-    def _sound(self, split: str, shard: int, output: str) -> bool:
-        """Whether a shard of another split holds an output, every byte as recorded: damage is not copied."""
-        with self._copying:
-            key = (split, shard, output)
-            if key not in self._sounds:
-                path = self.run.feature_set.path / split
-                findings = check_shard(SplitPaths(path), shard, output)
-                self._sounds[key] = findings is not None and not findings
-                for finding in findings or ():
-                    self.run.progress.say(
-                        f"Not copied from {finding.path}: expected {finding.expected}, found {finding.found}"
-                    )
-            return self._sounds[key]
-
-    def _source(self, split: str) -> tuple[FeatureStore | None, dict[str, dict[str, Any]]]:
-        with self._copying:
-            if split not in self._copies:
-                rows: dict[str, dict[str, Any]] = {}
-                try:
-                    store = FeatureStore(self.run.feature_set.path / split)
-                except StoreError as error:
-                    self.run.progress.say(f"Nothing is copied from {split}: {error}")
-                    store = None
-                else:
-                    for row in store.table.select(["audio_sha256", "shard", "row", "frames"]).to_pylist():
-                        rows.setdefault(
-                            row["audio_sha256"], row
-                        )  # the first stays: later ones may be newer than the plan
-                self._copies[split] = store, rows
-            return self._copies[split]
 
     def _commit(self, result: ShardResult) -> None:
         """Commit a finished shard: failures first, then the shard files, then the record."""

@@ -90,6 +90,7 @@ def text_of(name: str, value: object) -> str | None:
 
 
 def seconds_of(name: str, value: object) -> float | None:
+    """A cell as seconds; None where it is empty, RowError where it is no number."""
     if value is None or value == "":
         return None
     if isinstance(value, _NUMERIC) and not isinstance(value, bool):
@@ -101,6 +102,7 @@ def seconds_of(name: str, value: object) -> float | None:
 
 
 def channel_of(value: object) -> int | None:
+    """A cell as the number of a channel, from 0; None where it is empty, RowError where it is none."""
     if value is None or value == "":
         return None
     if isinstance(value, _NUMERIC) and not isinstance(value, bool):

@@ -28,6 +28,7 @@ def read_text(path: Path) -> str:
 
 
 def is_utf8(text: str) -> bool:
+    """Whether a text was read from valid UTF-8: bytes that are none stand in it as lone surrogates."""
     return text.isascii() or _SURROGATE.search(text) is None
 
 

@@ -1,0 +1,75 @@
+"""Audio that another split of the feature set holds already: its stored features are copied, not computed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from encodeonce.extract.progress import Progress
+from encodeonce.extract.tasks import ShardTask
+from encodeonce.store.errors import StoreError
+from encodeonce.store.health import check_shard
+from encodeonce.store.layout import SplitPaths
+from encodeonce.store.plan import Plan
+from encodeonce.store.reader import FeatureStore
+
+
+class Copies:
+    """Looks audio up in the splits that stood when a plan was made. Several threads may ask at the same time."""
+
+    def __init__(self, feature_set: Path, plans: Sequence[Plan], progress: Progress) -> None:
+        self._set, self._plans, self._progress = feature_set, plans, progress
+        self._stores: dict[str, tuple[FeatureStore | None, dict[str, dict[str, Any]]]] = {}
+        self._sounds: dict[tuple[str, int, str], bool] = {}
+        self._lock = Lock()
+
+    def find(self, digest: str, task: ShardTask) -> Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None:
+        """The stored features of the same audio in a split that stood when the plan was made."""
+        plan = next(plan for plan in self._plans if plan.number == task.plan)
+        for split, shards in plan.copy_from.items():
+            store, rows = self._source(split)
+            row = rows.get(digest)
+            if store is None or row is None or row["shard"] >= shards:
+                continue
+            at, frames, shard = row["row"], row["frames"], row["shard"]
+            if all(self._sound(split, shard, output.name) for output in task.outputs):
+                return {
+                    o.name: (
+                        store.quantized(at, frames, o.name),
+                        store.affine(at, o.name) if o.dtype == "int8" else None,
+                    )
+                    for o in task.outputs
+                }
+        return None
+
+    def _sound(self, split: str, shard: int, output: str) -> bool:
+        """Whether a shard of another split holds an output, every byte as recorded: damage is not copied."""
+        with self._lock:
+            key = (split, shard, output)
+            if key not in self._sounds:
+                path = self._set / split
+                findings = check_shard(SplitPaths(path), shard, output)
+                self._sounds[key] = findings is not None and not findings
+                for finding in findings or ():
+                    self._progress.say(
+                        f"Not copied from {finding.path}: expected {finding.expected}, found {finding.found}"
+                    )
+            return self._sounds[key]
+
+    def _source(self, split: str) -> tuple[FeatureStore | None, dict[str, dict[str, Any]]]:
+        with self._lock:
+            if split not in self._stores:
+                rows: dict[str, dict[str, Any]] = {}
+                try:
+                    store = FeatureStore(self._set / split)
+                except StoreError as error:
+                    self._progress.say(f"Nothing is copied from {split}: {error}")
+                    store = None
+                else:
+                    for row in store.table.select(["audio_sha256", "shard", "row", "frames"]).to_pylist():
+                        rows.setdefault(
+                            row["audio_sha256"], row
+                        )  # the first stays: later ones may be newer than the plan
+                self._stores[split] = store, rows
+            return self._stores[split]
