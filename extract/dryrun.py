@@ -34,16 +34,7 @@ def estimate(run: Run, split: str) -> Estimate:
     listing = list_corpus(run.request.data, split, run.request.corpus)
     path = run.split_folder(split)
     writer = SplitWriter.look(path, run.attributes(split))
-    found = survey(
-        listing,
-        run.request.limit,
-        writer,
-        run.encoder,
-        {*writer.outputs, *run.outputs},
-        run.cache,
-        run.request.replace,
-        run.workers,
-    )
+    found = survey(run, listing, writer)
     rate = run.encoder.sample_rate
     places = [place for plan in writer.plans for place in plan.places]
     lacking = {p.id: (p.samples, p.frames) for p in places if p.shard not in writer.commits}

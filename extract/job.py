@@ -57,16 +57,7 @@ def extract_split(run: Run, name: str) -> SplitReport:
         writer.publish({**run.feature_set.outputs, **run.outputs})
         if writer.commits:
             run.write_feature_set(writer.outputs, writer.paths.scratch)
-        found = survey(
-            listing,
-            run.request.limit,
-            writer,
-            run.encoder,
-            {*writer.outputs, *run.outputs},
-            run.cache,
-            run.request.replace,
-            run.workers,
-        )
+        found = survey(run, listing, writer)
         report = SplitJob(run, name, writer, root, found).execute()
     report.wall_seconds = round(time.perf_counter() - begun, 3)
     return report

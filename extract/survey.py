@@ -1,6 +1,6 @@
 """What a run has to do for a split: every utterance of the corpus is new, known, changed, pending or unusable."""
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ from encodeonce.extract.audio import AudioError, count_samples, decode, resample
 from encodeonce.extract.cache import AudioFacts, FileCache
 from encodeonce.extract.corpora.base import Listing, Utterance
 from encodeonce.extract.encoders.base import Encoder
+from encodeonce.extract.run import Run
 from encodeonce.store.plan import Place
 from encodeonce.store.table import DESCRIPTIVE, SCHEMA, TRANSLATION, metadata_text
 from encodeonce.store.writer import SplitWriter
@@ -43,18 +44,10 @@ class Survey:
     """Stored utterances that the corpus does not list any more; they are kept."""
 
 
-def survey(
-    listing: Listing,
-    limit: int | None,
-    writer: SplitWriter,
-    encoder: Encoder,
-    outputs: Set[str],
-    cache: FileCache,
-    replace: bool,
-    workers: int,
-) -> Survey:
+def survey(run: Run, listing: Listing, writer: SplitWriter) -> Survey:
     """Sort a corpus into new, pending, reused and failed, decoding only what is not known yet and has to be."""
-    wanted = listing.utterances[:limit]
+    encoder, cache, outputs = run.encoder, run.cache, {*writer.outputs, *run.outputs}
+    wanted = listing.utterances[: run.request.limit]
     found = Survey(
         {utterance.id: utterance for utterance in listing.utterances},
         [utterance.id for utterance in wanted],
@@ -84,7 +77,7 @@ def survey(
             _give_place(found, encoder, name, fact.samples)
     found.gone = len(stored.keys() - found.utterances.keys())
 
-    with ThreadPoolExecutor(workers, "survey") as pool:
+    with ThreadPoolExecutor(run.workers, "survey") as pool:
         learn = partial(_learn, pool, found, cache, rate)
         for utterance, fact in learn(uncounted, lambda u: AudioFacts(count_samples(u, rate), None)):
             _give_place(found, encoder, utterance.id, fact.samples)
@@ -98,7 +91,7 @@ def survey(
         for utterance, fact in learn(doubtful, lambda u: _decoded(u, rate)):
             if fact.sha256 == stored[utterance.id]:
                 found.reused.add(utterance.id)
-            elif replace:
+            elif run.request.replace:
                 _give_place(found, encoder, utterance.id, fact.samples)
             else:
                 found.failed[utterance.id] = f"{utterance.audio}: {CHANGED}"

@@ -39,11 +39,7 @@ class CheckpointEncoder(Encoder):
         published_normalise: bool | None = None,
     ) -> None:
         self.folder, self.name, self.source, self._cache = folder, name, source, cache
-        self.config: dict[str, Any] = {
-            field: float(value) if isinstance(default, float) and isinstance(value, int) else value
-            for field, default in self.fields.items()
-            for value in [config.get(field, default)]
-        }
+        self.config = self.computed(config)
         if config.get("transformers_weights") or (folder / "adapter_config.json").exists():
             raise EncoderError(
                 f"{folder} would load other weights than its own (transformers_weights in config.json, or an adapter); "
@@ -63,6 +59,14 @@ class CheckpointEncoder(Encoder):
         for kernel, stride in kernels:
             self.receptive_field += (kernel - 1) * self.samples_per_frame
             self.samples_per_frame *= stride
+
+    def computed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a configuration that change what is computed, with defaults filled in, each spelt in one way."""
+        return {
+            field: float(value) if isinstance(default, float) and isinstance(value, int) else value
+            for field, default in self.fields.items()
+            for value in [config.get(field, default)]
+        }
 
     @property
     def layers(self) -> int:

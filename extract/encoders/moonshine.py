@@ -1,10 +1,8 @@
 """Moonshine's encoder: from a folder that holds the encoder alone, or the whole model."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.checkpoint import CheckpointEncoder, LoadedCheckpoint, load_pretrained
 from encodeonce.extract.encoders.weights import weight_files
 from encodeonce.store.layout import Output
@@ -30,27 +28,18 @@ class Moonshine(CheckpointEncoder):
         "rope_parameters": None,
     }
 
-    def __init__(
-        self,
-        folder: Path,
-        config: Mapping[str, Any],
-        name: str,
-        source: str,
-        cache: FileCache,
-        published_normalise: bool | None = None,
-    ) -> None:
-        super().__init__(folder, config, name, source, cache, published_normalise)
+    def computed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        fields = super().computed(config)
         # transformers 4 wrote rotary positions as fields of their own, 5 writes them as one, and fills in what was left out.
         rope = {
             "rope_type": "default",
             "rope_theta": config.get("rope_theta", 10000.0),
             "partial_rotary_factor": config.get("partial_rotary_factor", 0.9),
         }
-        self.config["rope_parameters"] = (
-            rope | (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})
-        )
-        if self.config["encoder_num_key_value_heads"] is None:
-            self.config["encoder_num_key_value_heads"] = self.config["encoder_num_attention_heads"]
+        fields["rope_parameters"] = rope | (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})
+        if fields["encoder_num_key_value_heads"] is None:
+            fields["encoder_num_key_value_heads"] = fields["encoder_num_attention_heads"]
+        return fields
 
     def convolutions(self) -> list[tuple[int, int]]:
         return [(127, 64), (7, 3), (3, 2)]
