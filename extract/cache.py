@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from encodeonce.extract.corpora.base import Utterance
+from encodeonce.store.cache import cache_folder
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS audio (
@@ -37,11 +37,6 @@ class AudioFacts:
 
     samples: int
     sha256: str | None
-
-
-def cache_folder() -> Path:
-    """The cache folder: ENCODEONCE_CACHE, or the platform's own place for caches."""
-    return Path(os.environ.get("ENCODEONCE_CACHE") or platformdirs.user_cache_path("encodeonce"))
 
 
 class FileCache:

@@ -14,6 +14,7 @@ from encodeonce.extract.job import SplitReport, extract_split
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.run import DTYPES, Request, RequestError, Run
 from encodeonce.store.errors import StoreError
+from encodeonce.store.params import StorePathParam
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -24,7 +25,9 @@ from encodeonce.store.errors import StoreError
 @click.argument("more_splits", nargs=-1, metavar="[SPLIT]...")
 @click.option("--data", default="data", type=click.Path(path_type=Path), help="Where the corpora are.")
 @click.option("--corpus", default="auto", type=click.Choice(["auto", *LAYOUTS]), help="The layout of the corpus.")
-@click.option("--store", default="features", type=click.Path(path_type=Path), help="The feature store to write to.")
+@click.option(
+    "--store", default="features", type=StorePathParam(), help="The feature store: a folder, or s3://... and the like."
+)
 @click.option(
     "--layers",
     default="last",

@@ -1,7 +1,6 @@
 """Audio that another split of the feature set holds already: its stored features are copied, not computed."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -11,6 +10,7 @@ from encodeonce.extract.tasks import ShardTask
 from encodeonce.store.errors import StoreError
 from encodeonce.store.health import check_shard
 from encodeonce.store.layout import SplitPaths
+from encodeonce.store.objects import StorePath
 from encodeonce.store.plan import Plan
 from encodeonce.store.reader import FeatureStore
 
@@ -18,7 +18,7 @@ from encodeonce.store.reader import FeatureStore
 class Copies:
     """Looks audio up in the splits that stood when a plan was made. Several threads may ask at the same time."""
 
-    def __init__(self, feature_set: Path, plans: Sequence[Plan], progress: Progress) -> None:
+    def __init__(self, feature_set: StorePath, plans: Sequence[Plan], progress: Progress) -> None:
         self._set, self._plans, self._progress = feature_set, plans, progress
         self._stores: dict[str, tuple[FeatureStore | None, dict[str, dict[str, Any]]]] = {}
         self._sounds: dict[tuple[str, int, str], bool] = {}
@@ -32,12 +32,12 @@ class Copies:
             row = rows.get(digest)
             if store is None or row is None or row["shard"] >= shards:
                 continue
-            at, frames, shard = row["row"], row["frames"], row["shard"]
-            if all(self._sound(split, shard, output.name) for output in task.outputs):
+            at = np.array([row["index"]])
+            if all(self._sound(split, row["shard"], output.name) for output in task.outputs):
                 return {
                     o.name: (
-                        store.quantized(at, frames, o.name),
-                        store.affine(at, o.name) if o.dtype == "int8" else None,
+                        store.views(at, o.name)[0],
+                        store.affines(at, o.name)[0] if o.dtype == "int8" else None,
                     )
                     for o in task.outputs
                 }
@@ -67,9 +67,8 @@ class Copies:
                     self._progress.say(f"Nothing is copied from {split}: {error}")
                     store = None
                 else:
-                    for row in store.table.select(["audio_sha256", "shard", "row", "frames"]).to_pylist():
-                        rows.setdefault(
-                            row["audio_sha256"], row
-                        )  # the first stays: later ones may be newer than the plan
+                    for index, row in enumerate(store.table.select(["audio_sha256", "shard"]).to_pylist()):
+                        # The first stays: later ones may be newer than the plan.
+                        rows.setdefault(row["audio_sha256"], {"index": index, "shard": row["shard"]})
                 self._stores[split] = store, rows
             return self._stores[split]

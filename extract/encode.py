@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from encodeonce.extract.batching import Window, windows
 from encodeonce.extract.encoders.base import Encoder, LoadedEncoder
-from encodeonce.store.layout import Output
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +84,3 @@ class BatchEncoder:
             if values.shape[1] < max(counts):
                 raise RuntimeError(f"{name}: the encoder gave {values.shape[1]} frames where {max(counts)} were due")
         return [{name: values[i, :count] for name, values in outputs.items()} for i, count in enumerate(counts)]
-
-
-class NotStorableError(Exception):
-    """Features that the wanted dtype cannot hold, or that are not finite."""
-
-
-def keep(values: np.ndarray, output: Output) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """Features `[T, D]` float32 as they are stored: values, the affine of int8, and the signal-to-noise ratio in dB.
-
-    Raises:
-        NotStorableError: NaN or infinity, or beyond float16's range.
-    """
-    from encodeonce.store.quantize import quantize, restore, signal_to_noise
-
-    if not np.isfinite(values).all():
-        raise NotStorableError(f"{output.name}: the encoder gave NaN or infinity, in float32 too")
-    if output.dtype == "int8":
-        codes, affine = quantize(values)
-        return codes, affine, signal_to_noise(values, restore(codes, affine))
-    with np.errstate(over="ignore"):
-        kept = values.astype(np.dtype(output.dtype).newbyteorder("<"))
-    if output.dtype == "float16" and not np.isfinite(kept).all():
-        raise NotStorableError(
-            f"{output.name}: values up to {np.abs(values).max():.3g} do not fit float16 (65504); use --dtype float32 or int8"
-        )
-    return kept, None, signal_to_noise(values, kept.astype(np.float32))

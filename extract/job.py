@@ -15,10 +15,12 @@ from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.run import Run
 from encodeonce.extract.survey import Survey, make_record, survey, updated_table
 from encodeonce.extract.tasks import ShardResult, ShardTask
+from encodeonce.store.commits import Commit, committed_shards
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import DiskFullError
 from encodeonce.store.layout import Output, SplitPaths
-from encodeonce.store.writer import Commit, SplitWriter, read_commits
+from encodeonce.store.objects import name_below
+from encodeonce.store.writer import SplitWriter
 
 if TYPE_CHECKING:
     from encodeonce.extract.encode import BatchEncoder
@@ -138,10 +140,13 @@ class SplitJob:
 
     def _check_room(self, frames: int) -> None:
         needed = int(frames * sum(o.width * np.dtype(o.dtype).itemsize for o in self.outputs.values()) * 1.03)
-        free = shutil.disk_usage(self.writer.paths.root).free
+        root = self.writer.paths.root
+        if not isinstance(root, Path):
+            return  # an object store tells nobody how much room it has
+        free = shutil.disk_usage(root).free
         if needed > free:
             raise DiskFullError(
-                f"{self.writer.paths.root} needs about {needed / 1e6:.1f} MB and has {free / 1e6:.1f} MB free; "
+                f"{root} needs about {needed / 1e6:.1f} MB and has {free / 1e6:.1f} MB free; "
                 f"free space, give another --store, or take --dtype int8"
             )
 
@@ -150,8 +155,8 @@ class SplitJob:
         sources = {}
         for path in self.run.feature_set.splits():
             if path != self.writer.paths.root and (SplitPaths(path).table).exists():
-                name = path.relative_to(self.run.feature_set.path).as_posix()
-                sources[name] = max(read_commits(SplitPaths(path)), default=-1) + 1
+                name = name_below(path, self.run.feature_set.path)
+                sources[name] = max(committed_shards(SplitPaths(path)), default=-1) + 1
         return {name: shards for name, shards in sources.items() if shards}
 
     def _retire(self) -> None:
@@ -219,7 +224,7 @@ class SplitJob:
             batch_samples=int(batch_seconds * run.encoder.sample_rate),
             work=work,
             shard_frames=self.writer.attributes.shard_frames,
-            spool_folder=self.writer.paths.scratch,
+            spool_folder=self.writer.spool_folder,
             record=lambda place, utterance, digest: make_record(
                 place, utterance, digest, self.root, run.encoder.sample_rate
             ),

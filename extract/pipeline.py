@@ -18,11 +18,12 @@ import numpy as np
 from encodeonce.extract.audio import AudioError, decode
 from encodeonce.extract.batching import batches
 from encodeonce.extract.corpora.base import Utterance
-from encodeonce.extract.encode import BatchEncoder, NotStorableError, keep
+from encodeonce.extract.encode import BatchEncoder
 from encodeonce.extract.encoders.base import Encoder, EncoderError
 from encodeonce.extract.tasks import ShardResult, ShardTask, Spool
 from encodeonce.store.format import ShardItem
 from encodeonce.store.plan import Place
+from encodeonce.store.quantize import NotStorableError, keep
 
 DECODE_AHEAD_SECONDS = 600.0
 DECODE_AHEAD = 256

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,10 @@ from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import PRECISIONS, Encoder
 from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.progress import Progress
-from encodeonce.store.files import folder_lock
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
-from encodeonce.store.layout import (
-    SET_FILE,
-    FeatureSet,
-    Output,
-    SplitAttributes,
-    feature_sets,
-    read_feature_set,
-    set_folder,
-)
+from encodeonce.store.layout import FeatureSet, Output, SplitAttributes, feature_sets, set_folder
+from encodeonce.store.objects import ObjectPath, StorePath
 from encodeonce.store.plan import aligned, shard_frames_for
 
 if TYPE_CHECKING:
@@ -43,7 +35,6 @@ BATCH_SECONDS = {"cpu": 0.0, "cuda": 320.0}
 
 MOST_ENCODERS = 8
 """Threads that encode on a CPU: each holds the activations of a batch."""
-OUR_FOLDERS = {"plans", "commits", "features.zarr", "unfinished", "damaged"}
 LEAST_SHARD_SECONDS = 600
 """A shard has room for at least this much audio, so that later, longer utterances fit."""
 
@@ -60,7 +51,7 @@ class Request:
     splits: tuple[str, ...]
     data: Path = Path("data")
     corpus: str = "auto"
-    store: Path = Path("features")
+    store: StorePath = Path("features")
     layers: str = "last"
     dtype: str = "float16"
     precision: str = "auto"
@@ -139,24 +130,9 @@ class Run:
         """What the encoder computes in."""
         return self.feature_set.identity["precision"]
 
-    def split_folder(self, name: str) -> Path:
+    def split_folder(self, name: str) -> StorePath:
         """Where a split lies in the store."""
-        parts = Path(name).parts
-        if Path(name).is_absolute() or not parts or any(part.startswith(".") or part in OUR_FOLDERS for part in parts):
-            raise RequestError(
-                f"--split {name!r} is no name of a split; give one such as train-clean-100, and the place with --data"
-            )
-        folder = self.feature_set.path / name
-        around = [
-            path for path in folder.parents if path != self.feature_set.path and (path / "features.zarr").exists()
-        ]
-        inside = [] if (folder / "features.zarr").exists() else list(folder.glob("*/**/features.zarr"))
-        if around or inside:
-            other = around[0] if around else inside[0].parent
-            raise RequestError(
-                f"--split {name!r} and the split in {other} would lie inside each other; give --store another folder"
-            )
-        return folder
+        return self.feature_set.split_folder(name)
 
     def shard_frames(self, frames: Sequence[int]) -> int:
         """Rows of the shards of a new split, given the frames of the utterances it begins with."""
@@ -176,15 +152,9 @@ class Run:
             shard_frames=self.shard_frames([0]),
         )
 
-    def write_feature_set(self, outputs: Mapping[str, Output], scratch: Path) -> None:
+    def write_feature_set(self, outputs: Mapping[str, Output], scratch: StorePath) -> None:
         """Write feature-set.json, where it does not list the outputs already; another run's outputs stay listed."""
-        path = self.feature_set.path
-        with folder_lock(path):
-            standing = read_feature_set(path) if (path / SET_FILE).exists() else None
-            wanted = {**(standing.outputs if standing else {}), **outputs}
-            self.feature_set = replace(standing or self.feature_set, outputs=wanted)
-            if standing is None or wanted != standing.outputs:
-                self.feature_set.write(scratch)
+        self.feature_set = self.feature_set.list_outputs(outputs, scratch)
 
     @staticmethod
     def versions() -> dict[str, str]:
@@ -251,6 +221,8 @@ class Run:
 
 def check_request(request: Request) -> None:
     """Refuse values that cannot mean anything."""
+    if isinstance(request.store, ObjectPath):
+        request.store.check_writable()
     if request.dtype not in DTYPES:
         raise RequestError(f"--dtype {request.dtype!r}: take one of {', '.join(DTYPES)}")
     if request.precision not in ("auto", *PRECISIONS):

@@ -13,8 +13,9 @@ from encodeonce.extract.cache import AudioFacts, FileCache
 from encodeonce.extract.corpora.base import Listing, Utterance
 from encodeonce.extract.encoders.base import Encoder
 from encodeonce.extract.run import Run
+from encodeonce.store.describe import redescribe
 from encodeonce.store.plan import Place
-from encodeonce.store.table import DESCRIPTIVE, SCHEMA, TRANSLATION, metadata_text
+from encodeonce.store.table import TRANSLATION, metadata_text
 from encodeonce.store.writer import SplitWriter
 
 KEEP_EVERY = 2000
@@ -187,26 +188,12 @@ def updated_table(table: pa.Table, utterances: dict[str, Utterance], root: Path)
     """The table with what the corpus says now of its utterances, and how many rows that changed."""
     languages = {name.removeprefix(TRANSLATION) for name in table.column_names if name.startswith(TRANSLATION)}
     languages.update(*(utterance.translations for utterance in utterances.values()))
-    columns = [*DESCRIPTIVE, *(TRANSLATION + language for language in sorted(languages))]
-    standing = {
-        name: table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in columns
-    }
-    changed = 0
-    for i, name in enumerate(table["id"].to_pylist()):
-        utterance = utterances.get(name)
-        if utterance is None:
-            continue
+
+    def columns(utterance: Utterance) -> dict[str, Any]:
         said = describe(utterance, root)
+        translations = said.pop("translations")
         said["metadata"] = metadata_text(said["metadata"])
-        said |= {TRANSLATION + language: said["translations"].get(language) for language in languages}
-        different = [column for column in columns if standing[column][i] != said[column]]
-        for column in different:
-            standing[column][i] = said[column]
-        changed += bool(different)
-    if changed:
-        for column in columns:
-            values = pa.array(standing[column], SCHEMA.field(column).type if column in SCHEMA.names else pa.string())
-            at = table.column_names.index(column) if column in table.column_names else None
-            field = SCHEMA.field(column) if column in SCHEMA.names else pa.field(column, pa.string())
-            table = table.append_column(field, values) if at is None else table.set_column(at, field, values)
-    return table, changed
+        return said | {TRANSLATION + language: translations.get(language) for language in languages}
+
+    stored = (name for name in table["id"].to_pylist() if name in utterances)
+    return redescribe(table, {name: columns(utterances[name]) for name in stored})

@@ -4,10 +4,11 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
+from encodeonce.store.cli_views import export_command, stats_command
+from encodeonce.store.commits import read_commits
 from encodeonce.store.errors import StoreError
 from encodeonce.store.health import repair_split, verify_split
 from encodeonce.store.identity import describe_difference, differences
@@ -20,11 +21,12 @@ from encodeonce.store.layout import (
     read_attributes,
     read_feature_set,
 )
+from encodeonce.store.objects import StorePath, name_below
+from encodeonce.store.params import StorePathParam
 from encodeonce.store.reader import FeatureStore
 from encodeonce.store.table import read_table
-from encodeonce.store.writer import read_commits
 
-PLACE = click.argument("path", default="features", type=click.Path(path_type=Path))
+PLACE = click.argument("path", default="features", type=StorePathParam())
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 
@@ -33,11 +35,15 @@ def feature_store() -> None:
     """Look after feature stores."""
 
 
-def splits_at(path: Path) -> Iterator[tuple[FeatureSet, Path]]:
+feature_store.add_command(export_command)
+feature_store.add_command(stats_command)
+
+
+def splits_at(path: StorePath) -> Iterator[tuple[FeatureSet, StorePath]]:
     """Every split of a store, of a feature set, or the one that a path is."""
     if (path / SET_FILE).is_file():
         sets = [read_feature_set(path)]
-    elif (path / "features.zarr").is_dir():
+    elif (path / "features.zarr" / "zarr.json").is_file() or (path / "commits").is_dir():
         path = path.resolve()
         owner = next((parent for parent in path.parents if (parent / SET_FILE).is_file()), None)
         if owner is None:
@@ -56,7 +62,7 @@ def splits_at(path: Path) -> Iterator[tuple[FeatureSet, Path]]:
 @feature_store.command("ls")
 @PLACE
 @AS_JSON
-def list_store(path: Path, as_json: bool) -> None:
+def list_store(path: StorePath, as_json: bool) -> None:
     """List the feature sets and splits of a store."""
     rows = [describe_split(feature_set, split) for feature_set, split in splits_at(path)]
     for row in rows:
@@ -69,7 +75,7 @@ def list_store(path: Path, as_json: bool) -> None:
         click.echo(json.dumps({"splits": rows}))
 
 
-def describe_split(feature_set: FeatureSet, split: Path) -> dict[str, Any]:
+def describe_split(feature_set: FeatureSet, split: StorePath) -> dict[str, Any]:
     """What ls and info say of a split."""
     paths = SplitPaths(split)
     attributes, commits = read_attributes(paths.group), read_commits(paths)
@@ -91,7 +97,7 @@ def describe_split(feature_set: FeatureSet, split: Path) -> dict[str, Any]:
         }
     return {
         "feature_set": feature_set.path.name,
-        "split": split.relative_to(feature_set.path).as_posix(),
+        "split": name_below(split, feature_set.path),
         "path": str(split),
         "utterances": table.num_rows if table is not None else 0,
         "audio_seconds": round(sum(table["duration"].to_pylist()), 3) if table is not None else 0.0,
@@ -108,7 +114,7 @@ def describe_split(feature_set: FeatureSet, split: Path) -> dict[str, Any]:
 @feature_store.command()
 @PLACE
 @AS_JSON
-def info(path: Path, as_json: bool) -> None:
+def info(path: StorePath, as_json: bool) -> None:
     """Say what the feature sets of a store are, and what stands in their splits."""
     described: dict[str, dict[str, Any]] = {}
     for feature_set, split in splits_at(path):
@@ -169,7 +175,7 @@ class Share(click.ParamType):
 @click.option("--read-data", is_flag=True, help="Read every byte and compare checksums.")
 @click.option("--read-data-subset", type=Share(), default=0.0, help="Read this share of the shards, e.g. 10%.")
 @AS_JSON
-def verify(path: Path, quick: bool, read_data: bool, read_data_subset: float, as_json: bool) -> None:
+def verify(path: StorePath, quick: bool, read_data: bool, read_data_subset: float, as_json: bool) -> None:
     """Compare a store with its records; read-only. Exit status 1 where something is damaged."""
     share = 1.0 if read_data else read_data_subset
     checks = [verify_split(feature_set, split, quick, share) for feature_set, split in splits_at(path)]
@@ -192,7 +198,7 @@ def verify(path: Path, quick: bool, read_data: bool, read_data_subset: float, as
 @feature_store.command()
 @PLACE
 @click.option("--quick", is_flag=True, help="Look at sizes and indices only, not at every byte.")
-def repair(path: Path, quick: bool) -> None:
+def repair(path: StorePath, quick: bool) -> None:
     """Set damaged shards aside, and name the command that fills them."""
     beyond = False
     for feature_set, split in splits_at(path):
@@ -213,22 +219,24 @@ def repair(path: Path, quick: bool) -> None:
         sys.exit(1)
 
 
-def filling_command(feature_set: FeatureSet, split: Path) -> str:
-    """The extract-features command that makes a split's missing shards: asked for one output that it holds, it brings all."""
+def filling_command(feature_set: FeatureSet, split: StorePath) -> str:
+    """What makes a split's missing shards: the extract-features command, which brings all outputs when asked for one."""
+    if "written_by" in feature_set.provenance:
+        return f"{feature_set.provenance['written_by']}.write of the same utterances"
     source = feature_set.provenance.get("source", feature_set.encoder)
     output = next(iter(published_outputs(SplitPaths(split)).values()), None)
     wanted = f" --dtype {output.dtype}" if output else ""
     if output and output.what.startswith("hidden_states["):
         wanted += f" --layers {output.what.removeprefix('hidden_states[').removesuffix(']')}"
-    place = f"--split {split.relative_to(feature_set.path)} --store {feature_set.path.parent}"
+    place = f"--split {name_below(split, feature_set.path)} --store {feature_set.path.parent}"
     return f"extract-features --encoder {source} {place}{wanted} --data DIR (the encoder and the corpus where they lie)"
 
 
 @feature_store.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=StorePathParam())
+@click.argument("second", type=StorePathParam())
 @AS_JSON
-def diff(first: Path, second: Path, as_json: bool) -> None:
+def diff(first: StorePath, second: StorePath, as_json: bool) -> None:
     """Say in what two feature sets differ. Exit status 1 where they do."""
     ours, theirs = read_feature_set(set_at(first)), read_feature_set(set_at(second))
     found = list(differences(ours.identity, theirs.identity))
@@ -242,7 +250,7 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
         sys.exit(1)
 
 
-def set_at(path: Path) -> Path:
+def set_at(path: StorePath) -> StorePath:
     """The feature set at a path: itself, the one above a split, or the only one of a store."""
     for folder in (path, *path.resolve().parents):
         if (folder / SET_FILE).is_file():

@@ -1,16 +1,24 @@
-"""The one way files come into a store: written to a temporary name, fsynced, renamed, the folder fsynced."""
+"""The one way files come into a store, and go: written to a temporary name, fsynced, renamed, the folder fsynced.
+
+In an object store it is one PUT: an object appears whole or not at all, and needs no temporary name.
+"""
 
 import errno
 import fcntl
+import hashlib
+import io
 import json
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.lease import Lease
+from encodeonce.store.objects import ObjectPath, StorePath, delete
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -29,16 +37,22 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_write(target: Path, scratch: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_write(target: StorePath, scratch: StorePath | None = None) -> Iterator[BinaryIO]:
     """Open a file that appears under `target` whole, or not at all.
 
     `scratch` is a folder of the same file system for the temporary name (by default the target's own). An error
-    removes the temporary file and leaves an older target as it was.
+    removes the temporary file and leaves an older target as it was. What goes to an object store is gathered in memory.
 
     Raises:
         DiskFullError: no space, quota or file-size limit left.
         StoreError: the place cannot be written.
     """
+    if isinstance(target, ObjectPath):
+        gathered = io.BytesIO()
+        yield gathered
+        target.put(gathered.getvalue())
+        return
+    assert not isinstance(scratch, ObjectPath)
     temporary = (scratch or target.parent) / f"{target.parent.name}-{target.name}.{os.getpid()}.tmp"
     try:
         make_folder(target.parent)
@@ -56,14 +70,68 @@ def atomic_write(target: Path, scratch: Path | None = None) -> Iterator[BinaryIO
             temporary.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, each new name fsynced in the folder that holds it."""
-    if folder.is_dir():
+def make_folder(folder: StorePath) -> None:
+    """Create a folder and its parents, each new name fsynced in the folder that holds it; object stores have none."""
+    if isinstance(folder, ObjectPath) or folder.is_dir():
         return
     make_folder(folder.parent)
     with suppress(FileExistsError):
         folder.mkdir()
         fsync_folder(folder.parent)
+
+
+def move(source: StorePath, target: StorePath) -> None:
+    """Give a file or a folder another place in its store. Objects are copied in the server, each zarr.json after the rest."""
+    if isinstance(source, ObjectPath):
+        assert isinstance(target, ObjectPath)
+        objects = [source] if source.is_file() else list(source.sizes_below())
+        for path in sorted(objects, key=lambda path: (path.name == "zarr.json", path)):
+            path.copy_to(target / path.relative_to(source))
+        delete(objects)
+        return
+    assert isinstance(target, Path)
+    make_folder(target.parent)
+    source.replace(target)
+    fsync_folder(target.parent)
+    if source.parent != target.parent:
+        fsync_folder(source.parent)
+
+
+def remove_tree(folder: StorePath) -> None:
+    """Remove a folder with all that is in it, there or not."""
+    if isinstance(folder, ObjectPath):
+        delete(folder.sizes_below())
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def size_of(path: StorePath) -> int:
+    """Bytes of a file; FileNotFoundError where there is none."""
+    return path.size() if isinstance(path, ObjectPath) else path.stat().st_size
+
+
+def sizes_below(folder: StorePath) -> dict[str, int]:
+    """Bytes of every file below a folder, by its path from there; in an object store a request for a thousand."""
+    if isinstance(folder, ObjectPath):
+        return {path.relative_to(folder).as_posix(): size for path, size in folder.sizes_below().items()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def open_file(path: StorePath) -> BinaryIO:
+    """A file open for reading; an object is held in memory."""
+    return io.BytesIO(path.read_bytes()) if isinstance(path, ObjectPath) else open(path, "rb")
+
+
+def sha256_of(path: StorePath) -> str:
+    """The sha256 of a file, 64 hex digits, without holding all of it."""
+    if isinstance(path, ObjectPath):
+        digest = hashlib.sha256()
+        for piece in path.stream():
+            digest.update(piece)
+        return digest.hexdigest()
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def explain(error: OSError, target: Path) -> StoreError:
@@ -76,13 +144,13 @@ def explain(error: OSError, target: Path) -> StoreError:
     return StoreError(f"cannot write {target}: {error.strerror or error}; give a --store folder that can be written")
 
 
-def write_json(target: Path, value: Any, scratch: Path | None = None) -> None:
+def write_json(target: StorePath, value: Any, scratch: StorePath | None = None) -> None:
     """Write a JSON file atomically, indented, keys in the order given."""
     with atomic_write(target, scratch) as file:
         file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: StorePath) -> dict[str, Any]:
     """Read a JSON object of a store.
 
     Raises:
@@ -100,24 +168,34 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def writer_lock(split: Path) -> Iterator[None]:
-    """Hold a split for writing. The lock dies with its process, so a killed run leaves nothing to clean by hand.
+def writer_lock(split: StorePath) -> Iterator[Callable[[], None]]:
+    """Hold a split for writing; what it gives raises where the hold has been lost since.
+
+    The lock dies with its process, so a killed run leaves nothing to clean by hand; in an object store it is a lease.
 
     Raises:
         StoreError: another process is writing the split; the message says which.
     """
+    if isinstance(split, ObjectPath):
+        with Lease(split / ".writer") as lease:
+            yield lease.check
+        return
     path = split / ".writer"
     with _lock_file(path, split):
         try:
-            yield
+            yield lambda: None
         finally:
             with suppress(OSError):
                 path.unlink()
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: StorePath) -> Iterator[None]:
     """Hold a folder for a moment, waiting for whoever holds it; nothing is left behind."""
+    if isinstance(folder, ObjectPath):
+        with Lease(folder / ".lock", wait=True):
+            yield
+        return
     try:
         make_folder(folder)
         handle = os.open(folder, os.O_RDONLY)

@@ -14,7 +14,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -118,39 +118,43 @@ def read_index(data: memoryview | np.ndarray, shard_frames: int, width: int, whe
     return np.frombuffer(raw[:-4], "<u8").reshape(slots, 2)
 
 
-def read_records(path: str) -> Iterator[dict[str, Any]]:
-    """The JSON member of every utterance of a shard file, in the order of their rows."""
+def read_records(file: str | BinaryIO, where: str = "") -> Iterator[dict[str, Any]]:
+    """The JSON member of every utterance of a shard file, in the order of their rows; `where` is for messages."""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _open_tar(file) as tar:
             for member in tar:
                 if member.name.endswith(".json"):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    yield json.loads(file.read())
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    yield json.loads(content.read())
     except (tarfile.TarError, ValueError) as error:
-        raise DamagedError(f"{path} cannot be read as a tar of utterances: {error}") from error
+        raise DamagedError(f"{where or file} cannot be read as a tar of utterances: {error}") from error
 
 
-def read_items(path: str, shard_frames: int) -> list[ShardItem]:
-    """Every utterance of a shard file, read from its tar members."""
+def read_items(file: str | BinaryIO, shard_frames: int, where: str = "") -> list[ShardItem]:
+    """Every utterance of a shard file, read from its tar members; `where` is for messages."""
     items: list[ShardItem] = []
     arrays: dict[str, np.ndarray] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _open_tar(file) as tar:
             for member in tar:
-                file = tar.extractfile(member)
-                assert file is not None
+                content = tar.extractfile(member)
+                assert content is not None
                 suffix = member.name.partition(".")[2]
                 if suffix == "json":
-                    record = json.loads(file.read())
+                    record = json.loads(content.read())
                     row = record["row"] % shard_frames
                     items.append(ShardItem(record["id"], row, arrays["npy"], record, arrays.get("affine.npy")))
                     arrays = {}
                 else:
-                    arrays[suffix] = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
+                    arrays[suffix] = np.lib.format.read_array(io.BytesIO(content.read()), allow_pickle=False)
     except (tarfile.TarError, ValueError, KeyError) as error:
-        raise DamagedError(f"{path} cannot be read as a tar of utterances: {error!r}") from error
+        raise DamagedError(f"{where or file} cannot be read as a tar of utterances: {error!r}") from error
     return items
+
+
+def _open_tar(file: str | BinaryIO) -> tarfile.TarFile:
+    return tarfile.open(file, "r:") if isinstance(file, str) else tarfile.open(fileobj=file, mode="r:")
 
 
 def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:

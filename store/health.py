@@ -1,28 +1,38 @@
 """Is a store whole? `verify` reads and reports, `repair` sets damaged shards aside so that extraction fills them again."""
 
-import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
-from pathlib import Path
 
 import numpy as np
+from encodeonce.store.commits import Commit, read_commits
 from encodeonce.store.errors import DamagedError, StoreError
-from encodeonce.store.files import make_folder, read_json
+from encodeonce.store.files import move, read_json, sha256_of, size_of
 from encodeonce.store.format import ABSENT, chunk_frames, read_index
-from encodeonce.store.layout import FeatureSet, Output, SplitAttributes, SplitPaths, published_outputs, read_attributes
+from encodeonce.store.layout import (
+    FeatureSet,
+    Output,
+    SplitAttributes,
+    SplitPaths,
+    published_outputs,
+    read_attributes,
+    scales_file,
+    shard_file,
+)
+from encodeonce.store.objects import ObjectPath, StorePath
 from encodeonce.store.plan import Place, read_plans
 from encodeonce.store.table import read_table
-from encodeonce.store.writer import Commit, SplitWriter, read_commits
+from encodeonce.store.writer import SplitWriter
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that is not as recorded: where, what was expected, what is there. `shard` is the damaged one, if one is."""
 
-    path: Path
+    path: StorePath
     expected: str
     found: str
     shard: int | None = None
@@ -32,14 +42,14 @@ class Finding:
 class Check:
     """What a verification looked at, and what it found wrong."""
 
-    split: Path
+    split: StorePath
     shards: int
     utterances: int
     bytes_read: int
     findings: list[Finding]
 
 
-def verify_split(feature_set: FeatureSet, path: Path, quick: bool = False, read_data: float = 0.0) -> Check:
+def verify_split(feature_set: FeatureSet, path: StorePath, quick: bool = False, read_data: float = 0.0) -> Check:
     """Compare a split with its records, read-only.
 
     Args:
@@ -54,6 +64,9 @@ def verify_split(feature_set: FeatureSet, path: Path, quick: bool = False, read_
         places = _places(paths)
     except StoreError as error:
         return Check(path, 0, 0, 0, [Finding(path, "readable records", str(error))])
+    if not outputs and paths.table.is_file():
+        lost = Finding(paths.group / "zarr.json", "the names of the outputs", "none; the next run lists them again")
+        return Check(path, len(commits), 0, 0, [lost])
     findings: list[Finding] = []
     if attributes.fingerprint != feature_set.fingerprint:
         findings.append(Finding(paths.group, f"fingerprint {feature_set.fingerprint}", attributes.fingerprint))
@@ -73,9 +86,11 @@ def verify_split(feature_set: FeatureSet, path: Path, quick: bool = False, read_
             return wrong, 0
         return list(_check_data(file)), file.entry["size"]
 
-    files = [
-        file for commit in commits.values() for name in commit.outputs for file in shard_files(paths, commit, name)
-    ]
+    @cache
+    def home(array: str) -> StorePath:
+        return paths.array(array) if array.removesuffix("-affine") in outputs else paths.standing(array)
+
+    files = [file for commit in commits.values() for name in commit.outputs for file in shard_files(home, commit, name)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = list(pool.map(check, files))
     findings += [finding for wrong, _ in results for finding in wrong]
@@ -87,19 +102,19 @@ def verify_split(feature_set: FeatureSet, path: Path, quick: bool = False, read_
 class ShardFile:
     """A file of a shard with its entry in the commit record."""
 
-    path: Path
+    path: StorePath
     entry: dict
     shard: int
     output: str
     affine: bool = False
 
 
-def shard_files(paths: SplitPaths, commit: Commit, output: str) -> list[ShardFile]:
-    """The files that an output has in a shard: its values, and for int8 its scales."""
+def shard_files(home: Callable[[str], StorePath], commit: Commit, output: str) -> list[ShardFile]:
+    """The files that an output has in a shard: its values, and for int8 its scales; `home` tells where an array lies."""
     entry = commit.outputs[output]
-    files = [ShardFile(paths.shard(output, commit.shard), entry, commit.shard, output)]
+    files = [ShardFile(shard_file(home(output), commit.shard), entry, commit.shard, output)]
     if "affine" in entry:
-        scales = paths.affine_shard(output, commit.shard)
+        scales = scales_file(home(f"{output}-affine"), commit.shard)
         files.append(ShardFile(scales, entry["affine"], commit.shard, output, affine=True))
     return files
 
@@ -109,7 +124,7 @@ def check_shard(paths: SplitPaths, shard: int, output: str) -> list[Finding] | N
     commit = read_commits(paths).get(shard)
     if commit is None or output not in commit.outputs:
         return None
-    return [f for file in shard_files(paths, commit, output) for f in [*_check_size(file), *_check_data(file)]]
+    return [f for file in shard_files(paths.array, commit, output) for f in [*_check_size(file), *_check_data(file)]]
 
 
 def _is_chosen(shard: int, share: float) -> bool:
@@ -144,7 +159,7 @@ def _check_shape(paths: SplitPaths, output: Output, attributes: SplitAttributes,
 def _check_size(file: ShardFile) -> Iterator[Finding]:
     expected = f"{file.entry['size']} bytes"
     try:
-        size = file.path.stat().st_size
+        size = size_of(file.path)
     except OSError as error:
         yield Finding(file.path, expected, (error.strerror or str(error)).lower(), file.shard)
         return
@@ -154,8 +169,7 @@ def _check_size(file: ShardFile) -> Iterator[Finding]:
 
 def _check_data(file: ShardFile) -> Iterator[Finding]:
     try:
-        with open(file.path, "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest = sha256_of(file.path)
     except OSError:
         return  # the size's finding says so
     if digest != file.entry["sha256"]:
@@ -165,7 +179,11 @@ def _check_data(file: ShardFile) -> Iterator[Finding]:
 def _check_index(file: ShardFile, attributes: SplitAttributes, width: int, places: list[Place]) -> Iterator[Finding]:
     path, size, shard = file.path, file.entry["size"], file.shard
     try:
-        index = read_index(np.memmap(path, np.uint8, "r"), attributes.shard_frames, width, str(path))
+        if isinstance(path, ObjectPath):
+            data = path.read_end(min(size, attributes.shard_frames // chunk_frames(width) * 16 + 4))
+        else:
+            data = np.memmap(path, np.uint8, "r")
+        index = read_index(data, attributes.shard_frames, width, str(path))
     except DamagedError as error:
         yield Finding(path, "an index whose checksum holds", str(error), shard)
         return
@@ -216,7 +234,7 @@ def _check_table(
         yield Finding(paths.table, f"{name} at (shard, row, frames) {promised[name]}", f"{rows[name]}")
 
 
-def repair_split(feature_set: FeatureSet, path: Path, findings: list[Finding]) -> list[int]:
+def repair_split(feature_set: FeatureSet, path: StorePath, findings: list[Finding]) -> list[int]:
     """Set the damaged shards of a split aside under `damaged/` and take them out of the table; returns their numbers.
 
     Their places stay in the plan: the next extract-features run encodes them again, into the same rows.
@@ -225,15 +243,14 @@ def repair_split(feature_set: FeatureSet, path: Path, findings: list[Finding]) -
     with SplitWriter(path, read_attributes(SplitPaths(path).group), mending=True) as writer:
         for shard in shards:
             aside = _unused(path / "damaged" / str(shard))
-            make_folder(aside)
-            writer.paths.commit(shard).replace(aside / "commit.json")  # first: without it the shard does not count
+            move(writer.paths.commit(shard), aside / "commit.json")  # first: without it the shard does not count
             del writer.commits[shard]
             for folder in list(writer.paths.shard_folders(shard)):
-                folder.rename(aside / folder.parent.parent.name)
+                move(folder, aside / folder.parent.parent.name)
         writer.publish({})
     return shards
 
 
-def _unused(folder: Path) -> Path:
+def _unused(folder: StorePath) -> StorePath:
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
     return folder if not folder.exists() else next(path for path in numbered if not path.exists())

@@ -2,17 +2,19 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from encodeonce.store.errors import DamagedError, StoreError
-from encodeonce.store.files import read_json, write_json
+from encodeonce.store.files import folder_lock, read_json, write_json
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import fingerprint
+from encodeonce.store.objects import StorePath
 
 SET_FILE = "feature-set.json"
 TABLE_FILE = "utterances.parquet"
+OUR_FOLDERS = {"plans", "commits", "features.zarr", "unfinished", "damaged", "stats"}
 ATTRIBUTES_KEY = "encodeonce"
 
 
@@ -36,7 +38,7 @@ class Output:
 class FeatureSet:
     """One encoder, used in one way: the folder `<encoder>-<fingerprint, 8 hex>` of a store."""
 
-    path: Path
+    path: StorePath
     encoder: str
     identity: dict[str, Any]
     outputs: dict[str, Output]
@@ -47,11 +49,38 @@ class FeatureSet:
         """sha256 of the identity, 64 hex digits."""
         return fingerprint(self.identity)
 
-    def splits(self) -> list[Path]:
+    def splits(self) -> list[StorePath]:
         """The folders of its splits, by name."""
-        return sorted(_splits_below(self.path))
+        return sorted(_splits_below(self.path), key=str)
 
-    def write(self, scratch: Path) -> None:
+    def split_folder(self, name: str) -> StorePath:
+        """Where a split lies, there or not.
+
+        Raises:
+            StoreError: no name of a split, or it would lie inside another split.
+        """
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or any(part.startswith(".") or part in OUR_FOLDERS for part in parts):
+            raise StoreError(f"split {name!r} is no name of a split; give one such as train-clean-100")
+        folder = self.path / name
+        for other in self.splits():
+            if other in folder.parents or folder in other.parents:
+                raise StoreError(
+                    f"split {name!r} and the split in {other} would lie inside each other; give another store folder"
+                )
+        return folder
+
+    def list_outputs(self, outputs: Mapping[str, Output], scratch: StorePath) -> "FeatureSet":
+        """Write feature-set.json, where it does not list the outputs already; another run's outputs stay listed."""
+        with folder_lock(self.path):
+            standing = read_feature_set(self.path) if (self.path / SET_FILE).exists() else None
+            wanted = {**(standing.outputs if standing else {}), **outputs}
+            listed = replace(standing or self, outputs=wanted)
+            if standing is None or wanted != standing.outputs:
+                listed.write(scratch)
+        return listed
+
+    def write(self, scratch: StorePath) -> None:
         """Write feature-set.json by way of a scratch folder of the same file system."""
         write_json(
             self.path / SET_FILE,
@@ -68,15 +97,16 @@ class FeatureSet:
         )
 
 
-def _splits_below(folder: Path) -> Iterator[Path]:
-    for child in folder.iterdir():
-        if any((child / name).exists() for name in ("features.zarr", "plans", "commits", TABLE_FILE)):
-            yield child
-        elif child.is_dir():
-            yield from _splits_below(child)
+def _splits_below(folder: StorePath) -> Iterator[StorePath]:
+    for child in folder.iterdir() if folder.is_dir() else ():
+        if not child.name.startswith(".") and child.is_dir():
+            if {"features.zarr", "plans", "commits", TABLE_FILE}.isdisjoint(entry.name for entry in child.iterdir()):
+                yield from _splits_below(child)
+            else:
+                yield child
 
 
-def read_feature_set(path: Path) -> FeatureSet:
+def read_feature_set(path: StorePath) -> FeatureSet:
     """Read a feature set's folder.
 
     Raises:
@@ -95,7 +125,7 @@ def read_feature_set(path: Path) -> FeatureSet:
     return found
 
 
-def check_version(version: Any, path: Path) -> None:
+def check_version(version: Any, path: StorePath) -> None:
     """Refuse what a newer encodeonce wrote."""
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise StoreError(
@@ -103,13 +133,13 @@ def check_version(version: Any, path: Path) -> None:
         )
 
 
-def feature_sets(store: Path) -> Iterator[FeatureSet]:
+def feature_sets(store: StorePath) -> Iterator[FeatureSet]:
     """The feature sets of a store, by name."""
-    for path in sorted(store.glob(f"*/{SET_FILE}")):
+    for path in sorted(store.glob(f"*/{SET_FILE}"), key=str):
         yield read_feature_set(path.parent)
 
 
-def set_folder(store: Path, encoder: str, identity: Mapping[str, Any]) -> Path:
+def set_folder(store: StorePath, encoder: str, identity: Mapping[str, Any]) -> StorePath:
     """The folder a new feature set gets."""
     return store / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', encoder).strip('-.') or 'encoder'}-{fingerprint(identity)[:8]}"
 
@@ -118,59 +148,73 @@ def set_folder(store: Path, encoder: str, identity: Mapping[str, Any]) -> Path:
 class SplitPaths:
     """The files of a split."""
 
-    root: Path
+    root: StorePath
 
     @property
-    def table(self) -> Path:
+    def table(self) -> StorePath:
         """One row an utterance."""
         return self.root / TABLE_FILE
 
     @property
-    def plans(self) -> Path:
+    def plans(self) -> StorePath:
         """The folder of the plans."""
         return self.root / "plans"
 
     @property
-    def failures(self) -> Path:
+    def failures(self) -> StorePath:
         """What could not be encoded."""
         return self.root / "failures.jsonl"
 
     @property
-    def group(self) -> Path:
+    def group(self) -> StorePath:
         """The Zarr group."""
         return self.root / "features.zarr"
 
     @property
-    def scratch(self) -> Path:
+    def scratch(self) -> StorePath:
         """Where files lie until they are whole."""
         return self.root / ".tmp"
 
-    def commit(self, shard: int) -> Path:
+    def commit(self, shard: int) -> StorePath:
         """The commit record of a shard."""
         return self.root / "commits" / f"{shard}.json"
 
     @property
-    def unfinished(self) -> Path:
+    def unfinished(self) -> StorePath:
         """The arrays that lack shards: outside the group, so that plain readers see whole ones alone."""
         return self.root / "unfinished"
 
-    def array(self, output: str) -> Path:
-        """The folder of an output's array: in the group once every shard stands."""
-        whole = self.group / output
-        return whole if whole.is_dir() else self.unfinished / output
+    def array(self, output: str) -> StorePath:
+        """The folder of an output's array, as readers see it."""
+        return self.group / output
 
-    def shard_folders(self, shard: int | None = None) -> Iterator[Path]:
+    def standing(self, output: str) -> StorePath:
+        """The folder of an array that readers may not see yet: in the group once every shard stands."""
+        whole = self.array(output)
+        return whole if (whole / "zarr.json").is_file() else self.unfinished / output
+
+    def shard_folders(self, shard: int | None = None) -> Iterator[StorePath]:
         """Every folder of a shard, or of all, in every array, finished or not."""
         for root in (self.group, self.unfinished):
             yield from root.glob(f"*/c/{'*' if shard is None else shard}")
 
-    def shard(self, output: str, shard: int) -> Path:
-        """The shard file of an output."""
-        return self.array(output) / "c" / str(shard) / "0"
+    def shard(self, output: str, shard: int) -> StorePath:
+        """The shard file of an output, as readers see it."""
+        return shard_file(self.array(output), shard)
 
-    def affine_shard(self, output: str, shard: int) -> Path:
-        """The shard file of an int8 output's scales."""
-        return self.array(f"{output}-affine") / "c" / str(shard) / "0" / "0"
+    def affine_shard(self, output: str, shard: int) -> StorePath:
+        """The shard file of an int8 output's scales, as readers see it."""
+        return scales_file(self.array(f"{output}-affine"), shard)
+
+
+def shard_file(array: StorePath, shard: int) -> StorePath:
+    """The file of a shard in an output's array."""
+    return array / "c" / str(shard) / "0"
+
+
+def scales_file(array: StorePath, shard: int) -> StorePath:
+    """The file of a shard in the array of an int8 output's scales, which has three dimensions."""
+    return array / "c" / str(shard) / "0" / "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +227,8 @@ class SplitAttributes:
     sample_rate: int
     samples_per_frame: int
     shard_frames: int
+    outputs: tuple[str, ...] = ()
+    """The arrays that readers see, so that nobody has to list the group; by name."""
 
     @property
     def frame_rate(self) -> float:
@@ -196,7 +242,7 @@ class SplitAttributes:
         }
 
 
-def read_attributes(group: Path) -> SplitAttributes:
+def read_attributes(group: StorePath) -> SplitAttributes:
     """The attributes of a split's Zarr group."""
     data = read_json(group / "zarr.json")
     attributes = data.get("attributes")
@@ -205,12 +251,13 @@ def read_attributes(group: Path) -> SplitAttributes:
         raise StoreError(f"{group} is no split of a feature store: its zarr.json has no '{ATTRIBUTES_KEY}' attributes")
     check_version(entry.get("format_version"), group)
     try:
-        return SplitAttributes(**{name: entry[name] for name in SplitAttributes.__slots__})
+        found: dict[str, Any] = {name: entry[name] for name in SplitAttributes.__slots__ if name != "outputs"}
+        return SplitAttributes(**found, outputs=tuple(entry.get("outputs", ())))
     except KeyError as error:
         raise DamagedError(f"{group / 'zarr.json'} lacks {error}") from error
 
 
-def read_output(array: Path) -> Output:
+def read_output(array: StorePath) -> Output:
     """The output that an array's zarr.json describes."""
     data = read_json(array / "zarr.json")
     try:
@@ -219,13 +266,7 @@ def read_output(array: Path) -> Output:
         raise DamagedError(f"{array / 'zarr.json'} does not describe an output: {error}") from error
 
 
-def published_outputs(paths: SplitPaths) -> dict[str, Output]:
-    """The outputs that readers of a split see, by name."""
-    found = (
-        read_output(path.parent) for path in sorted(paths.group.glob("*/zarr.json")) if not _is_affine(path.parent)
-    )
-    return {output.name: output for output in found}
-
-
-def _is_affine(array: Path) -> bool:
-    return array.name.endswith("-affine")
+def published_outputs(paths: SplitPaths, attributes: SplitAttributes | None = None) -> dict[str, Output]:
+    """The outputs that readers of a split see, by name: those that the group's attributes list."""
+    names = (attributes or read_attributes(paths.group)).outputs
+    return {name: read_output(paths.array(name)) for name in names}

@@ -5,13 +5,13 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from encodeonce.store.errors import DamagedError
-from encodeonce.store.files import atomic_write
+from encodeonce.store.files import atomic_write, open_file
 from encodeonce.store.format import ROW_ALIGNMENT
+from encodeonce.store.objects import StorePath
 
 TARGET_SHARD_BYTES = 128 * 1024 * 1024
 
@@ -73,7 +73,7 @@ def deal(
     return tuple(places)
 
 
-def write_plan(folder: Path, plan: Plan, scratch: Path) -> None:
+def write_plan(folder: StorePath, plan: Plan, scratch: StorePath) -> None:
     """Write plans/<n>.parquet."""
     table = pa.table(
         {
@@ -90,7 +90,7 @@ def write_plan(folder: Path, plan: Plan, scratch: Path) -> None:
         file.write(buffer.getbuffer())
 
 
-def read_plans(folder: Path) -> list[Plan]:
+def read_plans(folder: StorePath) -> list[Plan]:
     """All plans of a split, in order."""
     plans = []
     found = list(folder.glob("*.parquet"))
@@ -99,7 +99,8 @@ def read_plans(folder: Path) -> list[Plan]:
             raise DamagedError(f"{path} is no plan of ours: plans are called <n>.parquet; take it away")
     for path in sorted(found, key=lambda p: int(p.stem)):
         try:
-            table = pq.ParquetFile(path).read()
+            with open_file(path) as file:
+                table = pq.ParquetFile(file).read()
         except (pa.ArrowInvalid, OSError) as error:
             raise DamagedError(f"{path} cannot be read: {error}") from error
         columns = [table[name].to_pylist() for name in ("id", "shard", "row", "frames", "samples")]

@@ -1,8 +1,49 @@
-"""int8 by utterance and channel: `values = q * scale + offset`, and how much of the signal any dtype keeps."""
+"""Values as they are stored: the dtypes, int8 by utterance and channel, and how much of the signal a dtype keeps."""
 
 import math
 
 import numpy as np
+from encodeonce.store.layout import Output
+
+STORED_DTYPES = ("float16", "float32", "int8", "uint16")
+"""int8 is `values = q * scale + offset`; uint16 is for codes and units."""
+
+
+class NotStorableError(Exception):
+    """Features that the wanted dtype cannot hold, or that are not finite."""
+
+
+def keep(values: np.ndarray, output: Output) -> tuple[np.ndarray, np.ndarray | None, float | None]:
+    """Features `[T, D]` as an output stores them: values, the affine of int8, and the signal-to-noise ratio in dB.
+
+    uint16 holds whole numbers exactly or not at all: there the ratio is None.
+
+    Raises:
+        NotStorableError: NaN or infinity, or outside the range of the dtype.
+    """
+    dtype = np.dtype(output.dtype).newbyteorder("<")
+    if not np.isfinite(values).all():
+        raise NotStorableError(f"{output.name}: NaN or infinity among the values")
+    if output.dtype == "uint16":
+        with np.errstate(invalid="ignore"):
+            kept = values.astype(dtype)
+        if not (wrong := kept != values).any():
+            return kept, None, None
+        raise NotStorableError(f"{output.name}: {values[wrong][0]} is no whole number from 0 to 65535, as uint16 holds")
+    if output.dtype == "int8":
+        with np.errstate(over="ignore", invalid="ignore"):
+            codes, affine = quantize(values)
+        if np.isfinite(affine).all():
+            return codes, affine, signal_to_noise(values, restore(codes, affine))
+    else:
+        with np.errstate(over="ignore"):
+            kept = values.astype(dtype)
+        if kept.dtype == values.dtype:
+            return kept, None, math.inf
+        if np.isfinite(kept).all():
+            return kept, None, signal_to_noise(values, kept.astype(np.float32))
+    way_out = "; keep it as float32 or int8" if output.dtype == "float16" else ""
+    raise NotStorableError(f"{output.name}: values up to {np.abs(values).max():.3g} do not fit {output.dtype}{way_out}")
 
 
 def quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +68,7 @@ def restore(codes: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 def signal_to_noise(values: np.ndarray, kept: np.ndarray) -> float:
     """10 log10(sum x^2 / sum (x - kept)^2) in dB over a whole matrix; infinity where nothing is lost."""
+    values = np.asarray(values, np.float32)
     difference = (values - kept).ravel()
     noise = float(np.dot(difference, difference))
     signal = float(np.dot(values.ravel(), values.ravel()))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.files import atomic_write
+from encodeonce.store.objects import StorePath
 
 SCHEMA = pa.schema(
     [
@@ -66,7 +67,7 @@ def concat(tables: Iterable[pa.Table]) -> pa.Table:
     return joined.select([*SCHEMA.names, *extra]).combine_chunks()
 
 
-def write_table(path: Path, table: pa.Table, scratch: Path) -> None:
+def write_table(path: StorePath, table: pa.Table, scratch: StorePath) -> None:
     """Write utterances.parquet atomically."""
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None), buffer, row_group_size=65536, compression="zstd")
@@ -74,19 +75,25 @@ def write_table(path: Path, table: pa.Table, scratch: Path) -> None:
         file.write(buffer.getbuffer())
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read utterances.parquet.
+def open_table(path: StorePath) -> pq.ParquetFile:
+    """Open utterances.parquet: mapped where it is local, so that what is read later is of the same file.
 
     Raises:
         StoreError: it is not there. DamagedError: it cannot be read, or lacks a column.
     """
-    if not path.is_file():
-        raise StoreError(f"{path} is not there: no shard of the split has been committed yet")
     try:
-        table = pq.ParquetFile(path).read()
+        source = pa.memory_map(str(path)) if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+        file = pq.ParquetFile(source)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is not there: no shard of the split has been committed yet") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedError(f"{path} cannot be read ({error}); take it away, and the next run makes it again") from error
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
     if missing:
         raise DamagedError(f"{path} lacks the columns {', '.join(missing)}")
-    return table
+    return file
+
+
+def read_table(path: StorePath) -> pa.Table:
+    """Read utterances.parquet; see `open_table`."""
+    return open_table(path).read()

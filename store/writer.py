@@ -6,19 +6,29 @@ A shard counts when its commit record stands; everything else of a split can be 
 import hashlib
 import json
 import math
-import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+from encodeonce.store.commits import Commit, read_commits
 from encodeonce.store.errors import DamagedError, StoreError
-from encodeonce.store.files import atomic_write, fsync_folder, make_folder, read_json, write_json, writer_lock
+from encodeonce.store.files import (
+    atomic_write,
+    move,
+    open_file,
+    read_json,
+    remove_tree,
+    sizes_below,
+    write_json,
+    writer_lock,
+)
 from encodeonce.store.format import (
     ShardItem,
     affine_metadata,
@@ -36,36 +46,28 @@ from encodeonce.store.layout import (
     SplitPaths,
     published_outputs,
     read_attributes,
+    scales_file,
+    shard_file,
 )
+from encodeonce.store.objects import StorePath
 from encodeonce.store.plan import Place, Plan, deal, read_plans, write_plan
 from encodeonce.store.table import concat, read_table, table_from_records, write_table
-
-
-@dataclass
-class Commit:
-    """A commit record: what stands in a shard. `absent` are planned utterances that are not in it."""
-
-    shard: int
-    plan: int
-    utterances: int
-    frames: int
-    absent: list[str]
-    outputs: dict[str, dict[str, Any]]
-    made: dict[str, Any] = field(default_factory=dict)
 
 
 class SplitWriter:
     """One process's hold on a split for writing. A context manager: it locks the split and cleans up after a kill."""
 
-    def __init__(self, path: Path, attributes: SplitAttributes, mending: bool = False) -> None:
+    def __init__(self, path: StorePath, attributes: SplitAttributes, mending: bool = False) -> None:
         self.paths = SplitPaths(path)
         self.attributes = attributes
         self._lock, self._mending = writer_lock(path), mending
+        self._check_hold = lambda: None
+        self._fresh: dict[int, pa.Table] = {}
 
     def __enter__(self) -> Self:
-        self._lock.__enter__()
+        self._check_hold = self._lock.__enter__()
         try:
-            shutil.rmtree(self.paths.scratch, ignore_errors=True)
+            remove_tree(self.paths.scratch)
             self._load()
             if not self._mending:
                 self._check()
@@ -78,7 +80,7 @@ class SplitWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.paths.scratch, ignore_errors=True)
+        remove_tree(self.paths.scratch)
         self._lock.__exit__(kind, error, trace)
 
     def _check(self) -> None:
@@ -88,16 +90,18 @@ class SplitWriter:
             raise DamagedError(
                 f"{self.paths.group / 'zarr.json'} is missing; it says how the split is laid out: restore it"
             )
+        names = {name for commit in self.commits.values() for name in commit.outputs}
+        sizes = {name: sizes_below(self._home(name) / "c") for name in names}
         for shard, commit in self.commits.items():
             if shard not in places:
                 plan = self.paths.plans / f"{commit.plan}.parquet"
                 raise DamagedError(f"{plan} is missing; it places the utterances of shard {shard}: restore it")
             for name, entry in commit.outputs.items():
-                path = self.paths.shard(name, shard)
-                if not path.exists() or path.stat().st_size != entry["size"]:
-                    found = f"{path.stat().st_size} bytes" if path.exists() else "nothing"
+                size = sizes[name].get(f"{shard}/0")
+                if size != entry["size"]:
+                    found = "nothing" if size is None else f"{size} bytes"
                     raise DamagedError(
-                        f"{path} should have {entry['size']} bytes, and there is {found}; "
+                        f"{shard_file(self._home(name), shard)} should have {entry['size']} bytes, and there is {found}; "
                         f"feature-store repair {self.paths.root} sets such shards aside, and the next run fills them"
                     )
 
@@ -106,15 +110,18 @@ class SplitWriter:
         for folder in self.paths.shard_folders():
             commit = self.commits.get(int(folder.name))
             if commit is None or folder.parent.parent.name.removesuffix("-affine") not in commit.outputs:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
 
         committed = {name for commit in self.commits.values() for name in commit.outputs}
         for array in self.paths.group.glob("*/"):
             if not (array / "zarr.json").exists() and array.name.removesuffix("-affine") not in committed:
-                shutil.rmtree(array, ignore_errors=True)  # begun by a run that was killed before it wrote anything
+                remove_tree(array)  # begun by a run that was killed before it wrote anything
+        for array in self.paths.unfinished.glob("*/"):
+            if (self.paths.array(array.name) / "zarr.json").is_file():
+                remove_tree(array)  # copied whole by a run that was killed before it removed the original
 
     @classmethod
-    def look(cls, path: Path, attributes: SplitAttributes) -> Self:
+    def look(cls, path: StorePath, attributes: SplitAttributes) -> Self:
         """The state of a split, there or not, without locking or writing anything."""
         writer = cls(path, attributes)
         writer._load()
@@ -130,8 +137,19 @@ class SplitWriter:
             self.attributes = standing
         self.plans = read_plans(self.paths.plans)
         self.commits = read_commits(self.paths)
-        self.outputs = published_outputs(self.paths)
+        self.outputs = published_outputs(self.paths, self.attributes)
         self.table = read_table(self.paths.table) if self.paths.table.exists() else concat([])
+
+    @property
+    def spool_folder(self) -> Path:
+        """A folder on this machine for what is too large for memory."""
+        scratch = self.paths.scratch
+        return scratch if isinstance(scratch, Path) else Path(tempfile.gettempdir())
+
+    def _home(self, array: str) -> StorePath:
+        """Where the shards of an array lie, which readers may not see yet."""
+        published = array.removesuffix("-affine") in self.outputs
+        return self.paths.array(array) if published else self.paths.standing(array)
 
     @property
     def places(self) -> dict[int, list[Place]]:
@@ -150,19 +168,27 @@ class SplitWriter:
     def begin(self, shard_frames: int) -> None:
         """Fix the shard size of a split that has no plan yet; one that has keeps it."""
         if not self.plans:
-            self.attributes = replace(self.attributes, shard_frames=shard_frames)
-            write_json(self.paths.group / "zarr.json", group_metadata(self.attributes.to_json()), self.paths.scratch)
+            self._write_attributes(replace(self.attributes, shard_frames=shard_frames))
+
+    def _write_attributes(self, attributes: SplitAttributes) -> None:
+        write_json(self.paths.group / "zarr.json", group_metadata(attributes.to_json()), self.paths.scratch)
+        self.attributes = attributes
+
+    def _list_outputs(self) -> None:
+        """Let the group name the arrays that readers see; their zarr.json stand already."""
+        attributes = replace(self.attributes, outputs=tuple(sorted(self.outputs)))
+        if attributes != self.attributes:
+            self._write_attributes(attributes)
 
     def open_outputs(self, outputs: Mapping[str, Output]) -> None:
         """Begin the outputs of a split that has none: empty arrays, which grow with the shards. What joins a split
         later lies outside the group until every shard has it."""
         if self.outputs or self.commits:
             return
-        for output in outputs.values():
-            for name in filter(None, (output.affine_name, output.name)):
-                make_folder(self.paths.group / name)
-            self._write_array(output, 0)
         self.outputs = dict(outputs)
+        for output in outputs.values():
+            self._write_array(output, 0)
+        self._list_outputs()
 
     def append_plan(self, utterances: Iterable[tuple[str, int, int]], copy_from: Mapping[str, int]) -> Plan:
         """Give new utterances (id, samples, frames) their places in new shards, and keep the plan."""
@@ -177,15 +203,16 @@ class SplitWriter:
 
     def write_output(self, shard: int, output: Output, items: Sequence[ShardItem]) -> dict[str, Any]:
         """Write one output's shard file (and its scales); return its entry for the commit record, without the SNR."""
-        path = self.paths.shard(output.name, shard)
+        path = shard_file(self._home(output.name), shard)
         entry: dict[str, Any] = {"dtype": output.dtype}
         entry |= self._write_hashed(path, pack_shard(items, self.attributes.shard_frames))
         if output.dtype == "int8":
-            path = self.paths.affine_shard(output.name, shard)
+            path = scales_file(self._home(f"{output.name}-affine"), shard)
             entry["affine"] = self._write_hashed(path, pack_affine_shard(items, self.attributes.shard_frames))
         return entry
 
-    def _write_hashed(self, path: Path, pieces: Iterator[bytes | memoryview]) -> dict[str, Any]:
+    def _write_hashed(self, path: StorePath, pieces: Iterator[bytes | memoryview]) -> dict[str, Any]:
+        self._check_hold()
         digest, size = hashlib.sha256(), 0
         with atomic_write(path, self.paths.scratch) as file:
             for piece in pieces:
@@ -222,10 +249,12 @@ class SplitWriter:
             outputs=dict(sorted(entries.items())),
             made={**made, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         )
+        self._fresh[shard] = table_from_records([item.record for item in some])
         self.write_commit(record)
 
     def write_commit(self, record: Commit) -> None:
         """Write a shard's record."""
+        self._check_hold()
         write_json(self.paths.commit(record.shard), asdict(record), self.paths.scratch)
         self.commits[record.shard] = record
 
@@ -233,6 +262,7 @@ class SplitWriter:
         """Show readers what is committed: the table, and the arrays whose every shard stands."""
         if not self.commits and not self.table.num_rows:
             return
+        self._check_hold()
         outputs = dict(self.outputs)
         for name, output in requested.items():
             if name not in outputs and all(name in commit.outputs for commit in self._complete(outputs)):
@@ -244,9 +274,11 @@ class SplitWriter:
         for output in outputs.values():
             self._write_array(output, max(shards, default=-1) + 1)
         self.outputs = outputs
+        self._list_outputs()
         live = {name: shard for name, shard in self.live_shards().items() if shard in shards}
         if live != self._tabled() or not self.paths.table.exists():
             self.set_table(self._table_of(live, next(iter(outputs))))
+            self._fresh.clear()
 
     def _tabled(self) -> dict[str, int]:
         """The shard of each utterance in the table that readers see."""
@@ -262,14 +294,19 @@ class SplitWriter:
         return [record for record in records if record.utterances and outputs.keys() <= record.outputs.keys()]
 
     def _table_of(self, live: Mapping[str, int], output: str) -> pa.Table:
-        """The rows of utterances: those of the standing table, and for other shards the records in the shards."""
+        """The rows of utterances: those of the standing table, of what this run wrote, else the records in the shards."""
         known = set(self.table["shard"].to_pylist())
         unread = sorted(set(live.values()) - known)
-        tables = [table_from_records(list(read_records(str(self.paths.shard(output, shard))))) for shard in unread]
+        tables = [self._fresh[shard] if shard in self._fresh else self._records(output, shard) for shard in unread]
         table = concat([self.table, *tables])
         pairs = zip(table["id"].to_pylist(), table["shard"].to_pylist(), strict=True)
         kept = np.array([live.get(name) == shard for name, shard in pairs], bool)
         return table.filter(pa.array(kept)).sort_by("row")
+
+    def _records(self, output: str, shard: int) -> pa.Table:
+        path = self.paths.shard(output, shard)
+        with open_file(path) as file:
+            return table_from_records(list(read_records(file, str(path))))
 
     def live_shards(self) -> dict[str, int]:
         """The shard each committed utterance counts in: the newest that holds it."""
@@ -297,11 +334,13 @@ class SplitWriter:
         if left <= 0:
             self.write_commit(replace(record, utterances=0, frames=0, absent=absent, outputs={}))
             for folder in self.paths.shard_folders(shard):
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
             return
         entries, frames = {}, 0
         for name, entry in record.outputs.items():
-            stored = read_items(str(self.paths.shard(name, shard)), self.attributes.shard_frames)
+            path = shard_file(self._home(name), shard)
+            with open_file(path) as file:
+                stored = read_items(file, self.attributes.shard_frames, str(path))
             items = [item for item in stored if item.id not in names]
             output = Output(name, items[0].values.shape[1], entry["dtype"], "")
             # The SNR is that of the shard as it was written first; it is not known by utterance.
@@ -312,22 +351,23 @@ class SplitWriter:
     def _write_array(self, output: Output, shards: int) -> None:
         size = self.attributes.shard_frames
         attributes = {ATTRIBUTES_KEY: asdict(output)}
-        target = self.paths.array(output.name) / "zarr.json"
+        target = self._home(output.name) / "zarr.json"
         metadata = array_metadata(output.name, shards, size, output.width, output.dtype, attributes)
         pairs = [(target, metadata)]
         if output.affine_name:
             restored = {"restore": f"{output.name}[row:row + frames] * affine[row // C, 0] + affine[row // C, 1]"}
-            target = self.paths.array(output.affine_name) / "zarr.json"
+            target = self._home(output.affine_name) / "zarr.json"
             pairs.append((target, affine_metadata(output.name, shards, size, output.width, restored)))
         for path, value in reversed(pairs):
             if not path.exists() or read_json(path) != value:
                 write_json(path, value, self.paths.scratch)
             array = path.parent
             if array.parent == self.paths.unfinished:
-                array.rename(self.paths.group / array.name)
-                fsync_folder(self.paths.group)
-        with suppress(OSError):
-            self.paths.unfinished.rmdir()
+                move(array, self.paths.group / array.name)
+        unfinished = self.paths.unfinished
+        if isinstance(unfinished, Path):
+            with suppress(OSError):
+                unfinished.rmdir()
 
     def read_failures(self) -> list[dict[str, Any]]:
         """The entries of failures.jsonl: each has an `id` and a `reason`."""
@@ -349,19 +389,6 @@ class SplitWriter:
             return
         with atomic_write(self.paths.failures, self.paths.scratch) as file:
             file.write(("\n".join(lines) + "\n").encode())
-
-
-def read_commits(paths: SplitPaths) -> dict[int, Commit]:
-    """The commit records of a split, by shard."""
-    records = []
-    for path in (paths.root / "commits").glob("*.json"):
-        try:
-            records.append(Commit(**read_json(path)))
-        except TypeError as error:
-            raise DamagedError(
-                f"{path} is no commit record: {error}; take it away, and the shard is made again"
-            ) from error
-    return {record.shard: record for record in sorted(records, key=lambda record: record.shard)}
 
 
 def _summary(noise: Sequence[float]) -> dict[str, float] | None:

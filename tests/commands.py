@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 from encodeonce.extract.cli import main as extract_main
 from encodeonce.store.cli import main as store_main
+from encodeonce.store.objects import StorePath
 
 RATE = 16_000
 
@@ -43,13 +44,13 @@ class Done:
         return found
 
 
-def extract(data: Path, split: str, store: Path, *options: str, encoder: str = "fbank") -> Done:
+def extract(data: Path, split: str, store: StorePath, *options: str, encoder: str = "fbank") -> Done:
     """extract-features --json."""
     places = ["--data", str(data), "--split", split, "--store", str(store)]
     return run(extract_main, ["--encoder", encoder, *places, "--json", *options])
 
 
-def feature_store(*arguments: str | Path) -> Done:
+def feature_store(*arguments: str | StorePath) -> Done:
     """feature-store."""
     return run(store_main, [str(argument) for argument in arguments])
 

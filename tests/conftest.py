@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["object_server"]
+
 # Threads that wait for each other inside one small operation stall for as long as another process holds a core.
 torch.set_num_threads(1)
 
