@@ -1,63 +1,109 @@
-"""FeatureStore: open a split, and read utterances straight from the mapped shards."""
+"""FeatureStore: open a split, or several as one, and read utterances straight from the shards."""
 
-import difflib
 import json
-import mmap
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from encodeonce.store.errors import DamagedError, StoreError
-from encodeonce.store.format import ABSENT, chunk_frames, read_index
-from encodeonce.store.layout import (
-    SET_FILE,
-    FeatureSet,
-    Output,
-    SplitPaths,
-    feature_sets,
-    published_outputs,
-    read_attributes,
-    read_feature_set,
-)
+from encodeonce.store.cache import ShardCache, cache_folder
+from encodeonce.store.errors import StoreError
+from encodeonce.store.find import find_split
+from encodeonce.store.ids import IdIndex
+from encodeonce.store.layout import Output
+from encodeonce.store.mixing import refuse_mixing
+from encodeonce.store.objects import ObjectPath, StorePath, store_path
 from encodeonce.store.quantize import restore
-from encodeonce.store.table import TRANSLATION, read_table
+from encodeonce.store.split import Split
+from encodeonce.store.table import TRANSLATION
 
-OPEN_SHARDS = 128
+if TYPE_CHECKING:
+    import dask.array
+    import xarray
+    from encodeonce.store.stats import Statistics
+    from encodeonce.store.streaming.stream import Stream
+
+CACHE_BYTES = 32 << 30
+
+Ids = Sequence[str | int] | np.ndarray
+
+
+class Padded(NamedTuple):
+    """A batch: values `[B, T, D]`, zero after each utterance's frames, and lengths `[B]` int32 in frames."""
+
+    values: np.ndarray
+    lengths: np.ndarray
 
 
 class FeatureStore:
-    """One split of a feature set, open for reading.
+    """A split of a feature set, or several as one (`concat`), open for reading.
+
+    Threads may share it. It can be pickled, for worker processes, and used after a fork (of an object store: not).
 
     Args:
-        path: a split's folder, a feature set's, or a store's.
+        path: a split's folder, a feature set's, or a store's; or its URL (s3://, gs://, az://, https://, memory://).
         encoder: which feature set of a store: the encoder's name, or the folder's name where there are several.
         split: which split of a feature set.
         output: the output that `utterance.features` gives; by default the deepest layer, in float16 where there is one.
+        cache: the folder where shards of an object store are kept; by default in the user's cache folder.
+        cache_bytes: how large that folder may become; 0 keeps nothing and reads ranges alone.
 
     Raises:
         StoreError: nothing there, or more than one thing; the message lists what there is.
     """
 
     def __init__(
-        self, path: str | Path, encoder: str | None = None, split: str | None = None, output: str | None = None
+        self,
+        path: str | StorePath,
+        encoder: str | None = None,
+        split: str | None = None,
+        output: str | None = None,
+        cache: str | Path | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.path = find_split(Path(path), encoder, split)
-        self._paths = SplitPaths(self.path)
-        self._attributes = read_attributes(self._paths.group)
-        self._outputs = published_outputs(self._paths)
+        found = find_split(store_path(path), encoder, split)
+        shard_cache = None
+        if isinstance(found, ObjectPath) and cache_bytes > 0:
+            shard_cache = ShardCache(Path(cache) if cache else cache_folder() / "shards", cache_bytes)
+        self._hold([Split(found, shard_cache)], output)
+
+    @classmethod
+    def concat(cls, stores: "Iterable[FeatureStore]", output: str | None = None) -> Self:
+        """Several splits or stores of one feature set as one, in the order given, with the outputs that all of them hold.
+
+        Raises:
+            StoreError: they are of different feature sets, or an utterance id is in two of them.
+        """
+        parts = [part for store in stores for part in store.parts]
+        if not parts:
+            raise StoreError("nothing to put together: give concat one store at least")
+        for part in parts[1:]:
+            refuse_mixing(parts[0], part)
+        joined = cls.__new__(cls)
+        joined._hold(parts, output)
+        if (double := joined._index.first_double()) is not None:
+            holding = [str(part.path) for part in parts if IdIndex(part.ids).find(double) is not None]
+            raise StoreError(f"utterance {double!r} is there twice, in {' and '.join(holding)}; leave one of them out")
+        return joined
+
+    def _hold(self, parts: list[Split], output: str | None) -> None:
+        self.parts = parts
+        self._outputs = {
+            name: spec for name, spec in parts[0].outputs.items() if all(p.outputs.get(name) == spec for p in parts)
+        }
+        self._starts = np.cumsum([0, *map(len, parts)])
+        chunks = [chunk for part in parts for chunk in part.ids.chunks]
+        self._ids = pa.chunked_array(chunks, pa.string())
+        self._index = IdIndex(self._ids)
+        self.frames: np.ndarray = np.concatenate([part.frames for part in parts])
+        """Frames of each utterance, `[N]` int32."""
         if not self._outputs:
-            raise StoreError(f"{self.path} has no finished output yet; run extract-features again to finish it")
-        self.table: pa.Table = read_table(self._paths.table)
-        self.output = self._default_output() if output is None else self._output(output).name
-        self._lock = Lock()
-        self._maps: OrderedDict[tuple[str, int], tuple[mmap.mmap, np.ndarray]] = OrderedDict()
+            raise StoreError(f"{' and '.join(str(part.path) for part in parts)} have no output in common")
+        self.output = self._default_output() if output is None else self.spec(output).name
 
     def __enter__(self) -> Self:
         return self
@@ -68,33 +114,35 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Let go of the mapped shards; arrays that are still held keep theirs."""
-        self._maps.clear()
+        """Let go of the open shards; arrays that are still held keep theirs."""
+        for part in self.parts:
+            part.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": OrderedDict(), "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=Lock())
+        return {name: value for name, value in self.__dict__.items() if name not in ("ids", "table")}
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return int(self._starts[-1])
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{o.name} [{o.width}] {o.dtype}" for o in self._outputs.values())
-        return (
-            f"FeatureStore({str(self.path)!r}: {len(self)} utterances, {outputs}, {self.frame_rate:g} frames a second)"
-        )
+        places = " + ".join(str(part.path) for part in self.parts)
+        return f"FeatureStore({places!r}: {len(self)} utterances, {outputs}, {self.frame_rate:g} frames a second)"
+
+    @property
+    def path(self) -> StorePath:
+        """The split's folder; of several, the first one's."""
+        return self.parts[0].path
 
     @property
     def encoder(self) -> str:
         """The name of the encoder that made the features."""
-        return self._attributes.encoder
+        return self.parts[0].attributes.encoder
 
     @property
     def fingerprint(self) -> str:
         """What the features are, as 64 hex digits: equal fingerprints mean equal encoders, used in the same way."""
-        return self._attributes.fingerprint
+        return self.parts[0].attributes.fingerprint
 
     @property
     def outputs(self) -> list[str]:
@@ -104,106 +152,159 @@ class FeatureStore:
     @property
     def frame_rate(self) -> float:
         """Frames a second."""
-        return self._attributes.frame_rate
+        return self.parts[0].attributes.frame_rate
 
     @property
     def sample_rate(self) -> int:
         """Samples a second of the audio that the encoder saw."""
-        return self._attributes.sample_rate
+        return self.parts[0].attributes.sample_rate
 
     @cached_property
     def ids(self) -> list[str]:
         """The utterance ids, in the order of the rows."""
-        return self.table["id"].to_pylist()
+        return self._ids.to_pylist()
 
     @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.ids)}
+    def table(self) -> pa.Table:
+        """utterances.parquet, every column; `row` and `shard` of several splits are each one's own."""
+        return pa.concat_tables([part.table for part in self.parts], promote_options="default")
 
-    def __contains__(self, utterance_id: object) -> bool:
-        return utterance_id in self._row_of
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the table, read without the others."""
+        tables = [part.columns([n for n in names if n in part.column_names]) for part in self.parts]
+        return pa.concat_tables(tables, promote_options="default")
 
-    def __iter__(self) -> "Iterator[StoredUtterance]":
-        return (self[i] for i in range(len(self)))
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of the table."""
+        return list(dict.fromkeys(name for part in self.parts for name in part.column_names))
 
-    def __getitem__(self, key: str | int) -> "StoredUtterance":
-        if isinstance(key, str):
-            if key not in self._row_of:
-                close = difflib.get_close_matches(key, self.ids, 3)
-                hint = f"; close to it: {', '.join(close)}" if close else ""
-                raise KeyError(f"no utterance {key!r} among the {len(self)} of {self.path}{hint}")
-            key = self._row_of[key]
-        if not -len(self) <= key < len(self):
-            raise IndexError(f"utterance {key} of {len(self)} in {self.path}")
-        return StoredUtterance(self, self.table.slice(key % len(self), 1).to_pylist()[0])
+    def spec(self, output: str | None = None) -> Output:
+        """What an output is (the default one where none is named): width, dtype, what it holds.
 
-    def read(self, row: int, frames: int, output: str | None = None) -> np.ndarray:
-        """`frames` stored frames from global row `row` of an utterance's start, `[frames, D]`.
-
-        Zero-copy and read-only for float and integer outputs; int8 comes back restored, as float32.
+        Raises:
+            StoreError: there is none of that name; the message lists those there are.
         """
-        spec = self._output(output or self.output)
-        values = self._view(spec, row, frames)
-        return values if spec.dtype != "int8" else restore(values, self.affine(row, spec.name))
-
-    def affine(self, row: int, output: str | None = None) -> np.ndarray:
-        """Scale and offset `[2, D]` float32 of the int8 utterance that starts at a row."""
-        spec = self._output(output or self.output)
-        if spec.dtype != "int8":
-            raise StoreError(f"{spec.name} is {spec.dtype}, not int8: it has no scales")
-        shard, inside = divmod(row, self._attributes.shard_frames)
-        mapped, index = self._shard(spec, shard, affine=True)
-        offset, size = index[inside // chunk_frames(spec.width)].tolist()
-        self._check_range(offset, size, len(mapped), self._paths.affine_shard(spec.name, shard))
-        return np.frombuffer(mapped, "<f4", 2 * spec.width, offset).reshape(2, spec.width)
-
-    def quantized(self, row: int, frames: int, output: str | None = None) -> np.ndarray:
-        """The values as they are stored, `[frames, D]`, zero-copy: int8 without its scales."""
-        return self._view(self._output(output or self.output), row, frames)
-
-    def _view(self, spec: Output, row: int, frames: int) -> np.ndarray:
-        shard, inside = divmod(row, self._attributes.shard_frames)
-        mapped, index = self._shard(spec, shard)
-        dtype = np.dtype(spec.dtype).newbyteorder("<")
-        offset = index[inside // chunk_frames(spec.width), 0].item()
-        self._check_range(
-            offset, frames * spec.width * dtype.itemsize, len(mapped), self._paths.shard(spec.name, shard)
-        )
-        return np.frombuffer(mapped, dtype, frames * spec.width, offset).reshape(frames, spec.width)
-
-    @staticmethod
-    def _check_range(offset: int, size: int, length: int, path: Path) -> None:
-        if offset == ABSENT or offset + size > length:
-            where = "absent" if offset == ABSENT else f"bytes {offset} to {offset + size} of {length}"
-            raise DamagedError(
-                f"{path} does not hold the frames that its table promises ({where}); run feature-store verify"
-            )
-
-    def _shard(self, spec: Output, shard: int, affine: bool = False) -> tuple[mmap.mmap, np.ndarray]:
-        with self._lock:
-            return self._map(spec, shard, affine)
-
-    def _map(self, spec: Output, shard: int, affine: bool) -> tuple[mmap.mmap, np.ndarray]:
-        key = (f"{spec.name}-affine" if affine else spec.name, shard)
-        if key in self._maps:
-            self._maps.move_to_end(key)
-            return self._maps[key]
-        path = (self._paths.affine_shard if affine else self._paths.shard)(spec.name, shard)
-        try:
-            with open(path, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise DamagedError(f"{path} cannot be read: {error}; run feature-store verify") from error
-        index = read_index(memoryview(mapped), self._attributes.shard_frames, spec.width, str(path))
-        self._maps[key] = mapped, index
-        if len(self._maps) > OPEN_SHARDS:
-            self._maps.popitem(last=False)
-        return mapped, index
-
-    def _output(self, name: str) -> Output:
+        name = self.output if output is None else output
         if name not in self._outputs:
             raise StoreError(f"no output {name!r} in {self.path}; there are {', '.join(self._outputs)}")
         return self._outputs[name]
+
+    def id(self, index: int) -> str:
+        """The id of an utterance by its position."""
+        return self._ids[index].as_py()
+
+    def index(self, utterance_id: str) -> int:
+        """The position of an utterance.
+
+        Raises:
+            KeyError: it is not there; the message names ids that are close to it.
+        """
+        found = self._index.find(utterance_id)
+        if found is None:
+            close = self._index.close_to(utterance_id)
+            hint = f"; close to it: {', '.join(close)}" if close else ""
+            raise KeyError(f"no utterance {utterance_id!r} among the {len(self)} of {self.path}{hint}")
+        return found
+
+    def indices(self, keys: Ids) -> np.ndarray:
+        """Positions `[B]` int64 of utterances given by id or position."""
+        positions = [self.index(key) if isinstance(key, str) else int(key) for key in keys]
+        for position in positions:
+            if not -len(self) <= position < len(self):
+                raise IndexError(f"utterance {position} of {len(self)} in {self.path}")
+        return np.array(positions, np.int64) % max(1, len(self))
+
+    def __contains__(self, utterance_id: object) -> bool:
+        return isinstance(utterance_id, str) and self._index.find(utterance_id) is not None
+
+    def __iter__(self) -> "Iterator[StoredUtterance]":
+        return (StoredUtterance(self, i) for i in range(len(self)))
+
+    def __getitem__(self, key: str | int) -> "StoredUtterance":
+        return StoredUtterance(self, int(self.indices([key])[0]))
+
+    def read(self, keys: Ids, output: str | None = None, out: np.ndarray | None = None) -> Padded:
+        """A padded batch of utterances given by id or position, each copied once, straight from its shard.
+
+        Args:
+            keys: ids, or positions.
+            output: which output; int8 comes restored, as float32.
+            out: an array of the result's dtype whose first B * T * D values are filled, instead of a new one.
+        """
+        spec, indices = self.spec(output), self.indices(keys)
+        lengths = self.frames[indices]
+        shape = len(indices), int(lengths.max(initial=0)), spec.width
+        dtype = np.dtype(np.float32 if spec.dtype == "int8" else spec.dtype)
+        values = np.empty(shape, dtype) if out is None else _room(out, shape, dtype)
+        views = self.views(indices, spec.name)
+        affines = self.affines(indices, spec.name) if spec.dtype == "int8" else None
+        for i, (view, length) in enumerate(zip(views, lengths.tolist(), strict=True)):
+            if affines is None:
+                values[i, :length] = view
+            else:
+                np.multiply(view, affines[i][0], out=values[i, :length])
+                values[i, :length] += affines[i][1]
+            values[i, length:] = 0
+        return Padded(values, lengths)
+
+    def views(self, indices: np.ndarray, output: str | None = None) -> list[np.ndarray]:
+        """The values of utterances as they are stored, `[T, D]` each: read-only, uncopied where the store is local."""
+        spec = self.spec(output)
+        return self._gather(indices, lambda part, some: part.views(spec, some))
+
+    def affines(self, indices: np.ndarray, output: str | None = None) -> list[np.ndarray]:
+        """Scale and offset, `[2, D]` float32 each, of utterances of an int8 output."""
+        spec = self.spec(output)
+        return self._gather(indices, lambda part, some: part.affines(spec, some))
+
+    def _gather(self, indices: np.ndarray, read: Any) -> list[np.ndarray]:
+        if len(self.parts) == 1:
+            return read(self.parts[0], indices)
+        found: list[Any] = [None] * len(indices)
+        for part, positions, some in self.by_part(indices):
+            for position, values in zip(positions.tolist(), read(part, some), strict=True):
+                found[position] = values
+        return found
+
+    def by_part(self, indices: np.ndarray) -> Iterator[tuple[Split, np.ndarray, np.ndarray]]:
+        """Utterances by the split that holds them: the split, which of `indices` these are, and their positions in it."""
+        owner = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(owner).tolist():
+            positions = np.flatnonzero(owner == number)
+            yield self.parts[number], positions, indices[positions] - self._starts[number]
+
+    # Below, the type checker takes this file and the installed encodeonce.store.reader for two modules.
+
+    def stream(self, *, frames_per_batch: int, **options: Any) -> "Stream":
+        """The batches of an epoch in random order, the same for every number of ranks; see `Stream` for the options."""
+        from encodeonce.store.streaming.stream import Stream
+
+        return Stream(self, frames_per_batch=frames_per_batch, **options)  # pyrefly: ignore[bad-argument-type]
+
+    def dask_array(self, output: str | None = None) -> "dask.array.Array":
+        """An output as a dask array `[rows, D]`, a block a shard; see `views.dask_array`."""
+        from encodeonce.store.views import dask_array
+
+        return dask_array(self, output)  # pyrefly: ignore[bad-argument-type]
+
+    def xarray(self) -> "xarray.Dataset":
+        """Every output and the table as an xarray dataset; see `views.xarray_dataset`."""
+        from encodeonce.store.views import xarray_dataset
+
+        return xarray_dataset(self)  # pyrefly: ignore[bad-argument-type]
+
+    def shard_urls(self, output: str | None = None) -> list[str]:
+        """The shards of an output as plain WebDataset takes them; see `views.shard_urls`."""
+        from encodeonce.store.views import shard_urls
+
+        return shard_urls(self, output)  # pyrefly: ignore[bad-argument-type]
+
+    def stats(self, output: str | None = None) -> "Statistics":
+        """Mean, variance and extremes of each dimension; see `stats.statistics`."""
+        from encodeonce.store.stats import statistics
+
+        return statistics(self, output)  # pyrefly: ignore[bad-argument-type]
 
     def _default_output(self) -> str:
         preference = {"int8": 0, "float32": 1}
@@ -215,22 +316,37 @@ class FeatureStore:
         return max(self._outputs.values(), key=rank).name
 
 
-@dataclass(frozen=True, slots=True)
+def _room(out: np.ndarray, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+    """The start of a caller's array as a batch."""
+    size = shape[0] * shape[1] * shape[2]
+    if out.dtype != dtype or not out.flags.c_contiguous or out.size < size:
+        raise ValueError(
+            f"out must be contiguous {dtype} with room for {size} values {shape}; it is {out.dtype} {out.shape}"
+        )
+    return out.reshape(-1)[:size].reshape(shape)
+
+
+@dataclass(frozen=True)
 class StoredUtterance:
-    """One utterance of a store; features are read when asked for."""
+    """One utterance of a store; what it says and its features are read when asked for."""
 
     store: FeatureStore
-    record: dict[str, Any]
+    index: int
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Its row of the table."""
+        return self.store.table.slice(self.index, 1).to_pylist()[0]
 
     @property
     def id(self) -> str:
         """Its id."""
-        return self.record["id"]
+        return self.store.id(self.index)
 
     @property
     def frames(self) -> int:
         """How many frames T it has."""
-        return self.record["frames"]
+        return int(self.store.frames[self.index])
 
     @property
     def duration(self) -> float:
@@ -265,42 +381,10 @@ class StoredUtterance:
 
     @property
     def features(self) -> np.ndarray:
-        """The store's default output, `[T, D]`; see `FeatureStore.read`."""
-        return self.store.read(self.record["row"], self.frames)
+        """The store's default output, `[T, D]`, read-only and uncopied where the store is local; int8 restored, as float32."""
+        return self[self.store.output]
 
     def __getitem__(self, output: str) -> np.ndarray:
-        return self.store.read(self.record["row"], self.frames, output)
-
-
-def find_split(path: Path, encoder: str | None = None, split: str | None = None) -> Path:
-    """The folder of a split, given by itself, by its feature set, or by its store."""
-    if (path / "features.zarr").is_dir():
-        return path
-    if (path / SET_FILE).is_file():
-        found = read_feature_set(path)
-    elif path.is_dir():
-        found = find_set(path, encoder)
-    else:
-        raise StoreError(f"{path} is no folder; give a store, a feature set or a split")
-    splits = {folder.relative_to(found.path).as_posix(): folder for folder in found.splits()}
-    if split is None and len(splits) == 1:
-        return next(iter(splits.values()))
-    if split not in splits:
-        problem = f"no split {split!r}" if split else "several splits, and none was named"
-        raise StoreError(f"{found.path} has {problem}; there are: {', '.join(splits) or 'none'}")
-    return splits[split]
-
-
-def find_set(store: Path, encoder: str | None) -> FeatureSet:
-    """The feature set of an encoder in a store, by the encoder's or the folder's name."""
-    sets = list(feature_sets(store))
-    names = ", ".join(found.path.name for found in sets) or "none"
-    if not sets:
-        raise StoreError(f"{store} holds no feature set; extract-features --store {store} makes one")
-    matching = [found for found in sets if encoder in (None, found.encoder, found.path.name)]
-    if not matching:
-        raise StoreError(f"{store} has no feature set of {encoder!r}; there are: {names}")
-    if len(matching) > 1:
-        both = ", ".join(found.path.name for found in matching)
-        raise StoreError(f"{store} has several feature sets that fit ({both}); name one of them by its folder")
-    return matching[0]
+        indices = np.array([self.index])
+        (values,) = self.store.views(indices, output)
+        return values if values.dtype != np.int8 else restore(values, self.store.affines(indices, output)[0])

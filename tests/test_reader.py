@@ -1,13 +1,21 @@
 """FeatureStore: what is read is what was encoded, without copies."""
 
+import os
 import pickle
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from commands import extract, split_folder, write_corpus
 from encodeonce.store import FeatureStore, StoreError
+from encodeonce.store.ids import IdIndex
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from plain_readers import read_both
+from streams import frames_of, make_store, values_of
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +74,136 @@ def test_a_second_output_is_chosen_by_name(store):
     error = restored - store["utt-002"]["fbank-float32"]
     assert np.abs(error).max() < 0.1
     assert split_folder(store.path.parent.parent, "dev") == store.path
+
+
+def test_a_padded_batch_holds_each_utterance_once_copied(store):
+    for output in store.outputs:
+        names = ["utt-003", "utt-000", "utt-003"]
+        values, lengths = store.read(names, output)
+        assert values.shape == (3, max(store[n].frames for n in names), 80)
+        assert lengths.tolist() == [store[n].frames for n in names]
+        for row, name, frames in zip(values, names, lengths, strict=True):
+            np.testing.assert_array_equal(row[:frames], store[name][output])
+            assert not row[frames:].any()
+    room = np.full(100_000, np.nan, np.float32)
+    filled = store.read([1, -1], out=room).values
+    np.testing.assert_array_equal(filled, store.read([1, 4]).values)
+    assert np.shares_memory(filled, room)
+    with pytest.raises(ValueError, match="room for"):
+        store.read([1, 2], out=room[:10])
+    assert store.read([]).values.shape == (0, 0, 80)
+
+
+def test_unknown_names_are_told_with_what_is_close(store):
+    with pytest.raises(KeyError, match=r"no utterance 'utt-0003' .* close to it: utt-003"):
+        store.read(["utt-001", "utt-0003"])
+    with pytest.raises(StoreError, match=r"no output 'fbank-int16' .* there are fbank-float32, fbank-int8"):
+        store.read([0], "fbank-int16")
+
+
+def test_a_closed_store_opens_its_shards_again_and_keeps_few_open(store, monkeypatch):
+    (part,) = store.parts
+    store.close()
+    monkeypatch.setattr(part._pool, "_limit", 1)
+    held = [utterance.features for utterance in store]
+    assert len(part._pool) == 1
+    store.close()
+    for utterance, features in zip(store, held, strict=True):
+        np.testing.assert_array_equal(utterance.features, features)
+
+
+def test_a_forked_process_reads_though_a_thread_held_the_lock(store):
+    store.read([0])
+    (part,) = store.parts
+    with part._pool._lock:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = int(
+                    not np.array_equal(
+                        store.read([0, 1]).values, FeatureStore(store.path).read([0, 1], store.output)[0]
+                    )
+                )
+            finally:
+                os._exit(code)
+    give_up = time.monotonic() + 30
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+
+
+def test_a_shard_that_was_rewritten_is_not_read_with_old_offsets(tmp_path):
+    store = make_store(tmp_path / "s", frames_of(10))
+    expected = store["utt-001"].features.copy()
+    store.close()
+    path = Path(str(store.path)) / "features.zarr" / "layer-9" / "c" / str(store["utt-001"].record["shard"]) / "0"
+    path.write_bytes(path.read_bytes())
+    with pytest.raises(StoreError, match=r"was rewritten since the store was opened; open the store again"):
+        _ = store["utt-001"].features
+    np.testing.assert_array_equal(FeatureStore(store.path)["utt-001"].features, expected)
+
+
+def test_a_pickled_store_refuses_another_table(tmp_path):
+    store = make_store(tmp_path / "s", frames_of(4))
+    pickled = pickle.dumps(store)
+    assert pickle.loads(pickled)["utt-001"].text == "words of 1"
+    make_store(tmp_path / "s", frames_of(5))
+    with pytest.raises(StoreError, match=r"utterances\.parquet was replaced"):
+        _ = pickle.loads(pickled)["utt-001"].text
+    assert store["utt-001"].text == "words of 1"  # an open one keeps what it opened
+    assert "utt-004" not in store
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    store = make_store(tmp_path / "s", frames_of(2))
+    path = Path(str(store.path)) / "features.zarr" / "zarr.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(StoreError, match="has format version 2; this encodeonce reads up to 1: upgrade"):
+        FeatureStore(store.path)
+
+
+def test_several_splits_are_read_as_one(tmp_path):
+    a = make_store(tmp_path / "s", frames_of(5), split="a")
+    b = make_store(tmp_path / "s", frames_of(7, seed=1), split="b", first=5)
+    both = FeatureStore.concat([a, b])
+    assert both.ids == a.ids + b.ids
+    assert len(both) == 12
+    mixed = [b.ids[2], a.ids[1], b.ids[0]]
+    for row, name, frames in zip(*both.read(mixed)[:1], mixed, both.read(mixed).lengths, strict=True):
+        np.testing.assert_array_equal(row[:frames], values_of(name, frames, 32, "float16").astype("float16"))
+    assert both[-1].text == b[-1].text
+    assert both.table["id"].to_pylist() == both.ids
+    batches = list(pickle.loads(pickle.dumps(both)).stream(frames_per_batch=400))
+    assert sorted(name for batch in batches for name in batch.ids) == sorted(both.ids)
+    for batch in batches:
+        for i, name in enumerate(batch.ids):
+            frames = int(batch.lengths[i])
+            assert np.array_equal(batch.features[i, :frames], values_of(name, frames, 32, "float16").astype("float16"))
+
+
+def test_what_does_not_belong_together_is_not_put_together(tmp_path):
+    a = make_store(tmp_path / "s", frames_of(5), split="a")
+    with pytest.raises(StoreError, match=r"utterance 'utt-00\d' is there twice"):
+        FeatureStore.concat([a, a])
+    other = make_store(tmp_path / "s", frames_of(5), split="a", encoder="elsewhere")
+    with pytest.raises(StoreError, match=r'are of different feature sets .* encoder: "toy" against "elsewhere"'):
+        FeatureStore.concat([a, other])
+    with pytest.raises(StoreError, match="one store at least"):
+        FeatureStore.concat([])
+
+
+@settings(max_examples=50, deadline=None)
+@given(names=st.lists(st.text(max_size=3), unique=True, max_size=40), other=st.text(max_size=3), cuts=st.integers(1, 7))
+def test_ids_are_found_where_they_are(names, other, cuts):
+    column = pa.chunked_array([pa.array(names[i::cuts], pa.string()) for i in range(cuts)])
+    index, spread = IdIndex(column), column.to_pylist()
+    assert [index.find(name) for name in spread] == list(range(len(spread)))
+    assert index.find(other) == (spread.index(other) if other in spread else None)
+    assert index.first_double() is None
+    if names:
+        doubled = IdIndex(pa.chunked_array([*column.chunks, pa.array([names[0]])]))
+        assert doubled.first_double() == names[0]

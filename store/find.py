@@ -1,0 +1,45 @@
+"""Finding a split: by its own folder, its feature set, or its store."""
+
+from encodeonce.store.errors import StoreError
+from encodeonce.store.layout import SET_FILE, FeatureSet, feature_sets, read_feature_set
+from encodeonce.store.objects import StorePath, name_below
+
+
+def find_split(path: StorePath, encoder: str | None = None, split: str | None = None) -> StorePath:
+    """The folder of a split, given by itself, by its feature set, or by its store.
+
+    Raises:
+        StoreError: nothing there, or more than one thing; the message lists what there is.
+    """
+    if (path / "features.zarr" / "zarr.json").is_file():
+        return path
+    if (path / SET_FILE).is_file():
+        found = read_feature_set(path)
+        if split is not None and (path / split / "features.zarr" / "zarr.json").is_file():
+            return path / split
+    elif path.is_dir():
+        found = find_set(path, encoder)
+    else:
+        raise StoreError(f"{path} is no folder; give a store, a feature set or a split")
+    splits = {name_below(folder, found.path): folder for folder in found.splits()}
+    if split is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    if split not in splits:
+        problem = f"no split {split!r}" if split else "several splits, and none was named"
+        raise StoreError(f"{found.path} has {problem}; there are: {', '.join(splits) or 'none'}")
+    return splits[split]
+
+
+def find_set(store: StorePath, encoder: str | None) -> FeatureSet:
+    """The feature set of an encoder in a store, by the encoder's or the folder's name."""
+    sets = list(feature_sets(store))
+    names = ", ".join(found.path.name for found in sets) or "none"
+    if not sets:
+        raise StoreError(f"{store} holds no feature set; extract-features --store {store} makes one")
+    matching = [found for found in sets if encoder in (None, found.encoder, found.path.name)]
+    if not matching:
+        raise StoreError(f"{store} has no feature set of {encoder!r}; there are: {names}")
+    if len(matching) > 1:
+        both = ", ".join(found.path.name for found in matching)
+        raise StoreError(f"{store} has several feature sets that fit ({both}); name one of them by its folder")
+    return matching[0]

@@ -1,0 +1,281 @@
+"""One split of a feature set, open for reading: where the frames of an utterance lie, and getting them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from encodeonce.store.cache import ShardCache
+from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.files import read_json
+from encodeonce.store.format import ABSENT, chunk_frames, read_index
+from encodeonce.store.layout import Output, SplitPaths, published_outputs, read_attributes
+from encodeonce.store.objects import ObjectPath, StorePath
+from encodeonce.store.shards import LocalShard, RemoteShard, Shard, ShardPool, Version
+from encodeonce.store.table import open_table
+
+FETCHES = 3
+"""Attempts to open what was fetched into a cache that others empty at the same time."""
+
+
+class Split:
+    """A split's outputs, and its utterances in the order of their rows.
+
+    What an index says of utterances is kept as offsets, so a shard's index is read once. Threads may share a split; it can
+    be pickled, and survives a fork.
+    """
+
+    def __init__(self, path: StorePath, cache: ShardCache | None = None) -> None:
+        self.path, self.paths, self._cache = path, SplitPaths(path), cache
+        self.attributes = read_attributes(self.paths.group)
+        self.outputs = published_outputs(self.paths)
+        if not self.outputs:
+            raise StoreError(f"{path} has no finished output yet; run extract-features again to finish it")
+        self._file: pq.ParquetFile | None = open_table(self.paths.table)
+        self.column_names: list[str] = self._file.schema_arrow.names
+        index = self._file.read(columns=["id", "shard", "row", "frames"])
+        self.ids: pa.ChunkedArray = index["id"]
+        self.rows, self.frames, self.shards = (index[name].to_numpy() for name in ("row", "frames", "shard"))
+        if not (np.diff(self.rows) > 0).all():
+            raise DamagedError(
+                f"{self.paths.table} is not in the order of its rows; take it away, and the next run makes it again"
+            )
+        self._pool = ShardPool()
+        self._arrays: dict[str, StoredArray] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name != "table"}
+        return {**state, "_file": None, "_pool": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _pool=ShardPool())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """Every column of utterances.parquet, as it was when the split was opened."""
+        if self._file is not None:
+            return self._file.read()
+        table = open_table(self.paths.table).read()  # a pickled split has no open file
+        if not table["id"].equals(self.ids):
+            raise StoreError(f"{self.paths.table} was replaced since the store was opened; open the store again")
+        return table
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of utterances.parquet, read without the others."""
+        if "table" in self.__dict__ or self._file is None:
+            return self.table.select(list(names))
+        return self._file.read(columns=list(names))
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether whole shards come by way of a disk cache."""
+        return self.is_remote and self._cache is not None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in an object store."""
+        return isinstance(self.path, ObjectPath)
+
+    def close(self) -> None:
+        """Let go of the open shards; arrays that are still held keep theirs."""
+        self._pool.clear()
+
+    def views(self, output: Output, indices: np.ndarray) -> list[np.ndarray]:
+        """The stored values `[T, D]` of utterances, read-only: mapped where they are local, fetched where not."""
+        dtype = np.dtype(output.dtype).newbyteorder("<")
+        return [d.view(dtype).reshape(-1, output.width) for d in self._fetch(self._array(output), indices)]
+
+    def affines(self, output: Output, indices: np.ndarray) -> list[np.ndarray]:
+        """Scale and offset `[2, D]` float32 of utterances of an int8 output."""
+        return [d.view("<f4").reshape(2, -1) for d in self._fetch(self._array(output, affine=True), indices)]
+
+    def read_affines_into(self, output: Output, indices: np.ndarray, targets: Sequence[memoryview]) -> None:
+        """Fill a buffer of `[2, D]` float32 an utterance with its scale and offset, in the way of `read_into`."""
+        self._read_into(self._array(output, affine=True), indices, targets, None)
+
+    def read_into(
+        self, output: Output, indices: np.ndarray, targets: Sequence[memoryview], skip: np.ndarray | None = None
+    ) -> None:
+        """Fill a buffer an utterance with its stored values, as many bytes as the buffer has.
+
+        `skip` is how many frames of each utterance are left out before. Of an object store whole shards are taken through
+        the disk cache, where there is one.
+        """
+        self._read_into(self._array(output), indices, targets, skip)
+
+    def _read_into(
+        self, array: "StoredArray", indices: np.ndarray, targets: Sequence[memoryview], skip: np.ndarray | None
+    ) -> None:
+        whole = self._cache is not None
+        offsets = self._locate(array, indices, whole)
+        if skip is not None:
+            offsets = offsets + skip * array.row_bytes
+        starts, far = offsets.tolist(), []
+        for i, shard in enumerate(self.shards[indices].tolist()):
+            opened = self._open(array, shard, whole)
+            if isinstance(opened, LocalShard):
+                opened.read_into(targets[i], starts[i])
+            else:
+                far.append(i)
+        if far:
+            sizes = np.array([len(targets[i]) for i in far])
+            for i, data in zip(far, self._ranges(array, indices[far], offsets[far], sizes), strict=True):
+                targets[i][:] = data.data
+
+    def bring(self, output: Output, shard: int) -> None:
+        """Have a shard of an object store in the disk cache; nothing to do without a cache, or on a local disk."""
+        if self.is_cached:
+            for affine in (False, True) if output.affine_name else (False,):
+                self._open(self._array(output, affine), shard, whole=True)
+
+    def problem(self, output: Output, shard: int, thorough: bool = False) -> str | None:
+        """Why the utterances of a shard cannot be read: it is gone, too short, or its index is damaged; None where they can.
+
+        `thorough` reads all of it too, for a disk that fails in the middle.
+        """
+        try:
+            for affine in (False, True) if output.affine_name else (False,):
+                array = self._array(output, affine)
+                if shard in array.broken:
+                    raise DamagedError(array.broken[shard])
+                self._pool.forget((array.name, shard))
+                self._learn(array, shard)
+                if thorough:
+                    self._open(array, shard).check_readable()
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def _array(self, output: Output, affine: bool = False) -> "StoredArray":
+        if affine and output.affine_name is None:
+            raise StoreError(f"{output.name} is {output.dtype}, not int8: it has no scales")
+        name = output.affine_name if affine and output.affine_name else output.name
+        if name not in self._arrays:
+            self._arrays[name] = StoredArray(self.paths, name, output, affine, self.frames)
+        return self._arrays[name]
+
+    def _fetch(self, array: "StoredArray", indices: np.ndarray) -> list[np.ndarray]:
+        """The bytes of utterances."""
+        return self._ranges(array, indices, self._locate(array, indices), array.sizes[indices])
+
+    def _ranges(
+        self, array: "StoredArray", indices: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
+    ) -> list[np.ndarray]:
+        """Bytes of the shards of utterances; of an object store several shards at a time, the ranges of one together."""
+        starts, lengths = offsets.tolist(), sizes.tolist()
+        groups: dict[int, list[int]] = {}
+        for i, shard in enumerate(self.shards[indices].tolist()):
+            groups.setdefault(shard, []).append(i)
+
+        def read(shard: int) -> list[np.ndarray]:
+            some = groups[shard]
+            return self._open(array, shard).views([starts[i] for i in some], [lengths[i] for i in some])
+
+        found: list[Any] = [None] * len(starts)
+        for some, parts in zip(groups.values(), self._each(read, list(groups)), strict=True):
+            for i, part in zip(some, parts, strict=True):
+                found[i] = part
+        return found
+
+    def _each(self, work: Callable[[int], Any], shards: Sequence[int]) -> Iterator[Any]:
+        """Some work for each of several shards, at the same time where they are far away."""
+        return self._pool.fetchers.map(work, shards) if self.is_remote and len(shards) > 1 else map(work, shards)
+
+    def _locate(self, array: "StoredArray", indices: np.ndarray, whole: bool = False) -> np.ndarray:
+        """Byte offsets of utterances in their shards, int64; reads the index of every shard that was not met yet."""
+        offsets = array.offsets[indices]
+        unknown = indices[offsets < 0]
+        if len(unknown):
+            for _ in self._each(
+                lambda shard: self._learn(array, shard, whole), np.unique(self.shards[unknown]).tolist()
+            ):
+                pass
+            offsets = array.offsets[indices]
+        return offsets
+
+    def _learn(self, array: "StoredArray", shard: int, whole: bool = False) -> None:
+        """Keep what a shard's index says of its utterances."""
+        opened, size = self._open(array, shard, whole), self.attributes.shard_frames
+        chunk = chunk_frames(array.output.width)
+        index = read_index(memoryview(opened.end(size // chunk * 16 + 4)), size, array.output.width, str(opened.path))
+        first, last = np.searchsorted(self.shards, [shard, shard + 1]).tolist()
+        offsets = index[(self.rows[first:last] % size) // chunk, 0]
+        ends = np.where(offsets == ABSENT, ABSENT, offsets + array.sizes[first:last].astype("u8"))
+        bad = np.flatnonzero(ends > opened.size)
+        if len(bad):
+            at = int(bad[0])
+            where = "absent" if offsets[at] == ABSENT else f"up to byte {ends[at]} of {opened.size}"
+            raise DamagedError(
+                f"{opened.path} does not hold the frames that its table promises "
+                f"({self.ids[first + at].as_py()}: {where}); run feature-store verify"
+            )
+        array.versions[shard] = opened.version
+        array.offsets[first:last] = offsets
+
+    def _open(self, array: "StoredArray", shard: int, whole: bool = False) -> Shard:
+        """The shard file of an array; of an object store the whole of it, from the disk cache, or ranges of it."""
+
+        def open_shard() -> Shard:
+            path = array.path(shard)
+            if isinstance(path, ObjectPath):
+                return self._cached(array, shard, path) if whole else RemoteShard(path)
+            opened = LocalShard(path)
+            if array.versions.get(shard, opened.version) != opened.version:
+                raise StoreError(f"{path} was rewritten since the store was opened; open the store again")
+            return opened
+
+        return self._pool.get((array.name, shard), open_shard, local=whole)
+
+    def _cached(self, array: "StoredArray", shard: int, path: ObjectPath) -> LocalShard:
+        """A shard by way of the disk cache, checked against the commit record as it was when it was first asked for."""
+        assert self._cache is not None
+        if shard in array.broken:
+            raise DamagedError(array.broken[shard])
+        try:
+            if shard not in array.recorded:
+                entry = read_json(self.paths.commit(shard))["outputs"][array.output.name]
+                entry = entry["affine"] if array.affine else entry
+                array.recorded[shard] = entry["size"], entry["sha256"]
+            for _ in range(FETCHES):
+                fetched = self._cache.fetch(path, *array.recorded[shard])
+                with suppress(DamagedError):
+                    return LocalShard(fetched)
+            raise StoreError(
+                f"{fetched} was evicted before it could be opened, {FETCHES} times; take a larger cache_bytes"
+            )
+        except KeyError as error:
+            raise DamagedError(f"{self.paths.commit(shard)} lacks {error}") from error
+        except DamagedError as error:
+            array.broken[shard] = str(error)  # it is not fetched again for each of its utterances
+            raise
+
+
+class StoredArray:
+    """An array of a split, an output's values or an int8 output's scales: where each utterance lies in its shard file."""
+
+    def __init__(self, paths: SplitPaths, name: str, output: Output, affine: bool, frames: np.ndarray) -> None:
+        self.name, self.output, self.affine = name, output, affine
+        self._folder = paths.group / name / "c"
+        self.row_bytes = output.width * np.dtype(output.dtype).itemsize
+        self.sizes = np.full(len(frames), 8 * output.width) if affine else frames.astype(np.int64) * self.row_bytes
+        """Bytes of each utterance, int64."""
+        self.offsets = np.full(len(frames), -1, np.int64)
+        """Byte offsets of the utterances in their shard files; -1 where the shard's index was not read yet."""
+        self.versions: dict[int, Version] = {}
+        """The state of the local shard files that the offsets were learnt from."""
+        self.recorded: dict[int, tuple[int, str]] = {}
+        """Size and sha256 of shards, from their commit records; filled for shards that go through the disk cache."""
+        self.broken: dict[int, str] = {}
+        """What is wrong with shards whose bytes are not those recorded."""
+
+    def path(self, shard: int) -> StorePath:
+        """The shard file."""
+        path: Path | ObjectPath = self._folder / str(shard) / "0"
+        return path / "0" if self.affine else path

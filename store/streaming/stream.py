@@ -1,0 +1,381 @@
+"""The batches of an epoch, read ahead by threads, in an order that depends on nothing but the plan."""
+
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc
+from encodeonce.store.errors import StoreError
+from encodeonce.store.identity import fingerprint
+from encodeonce.store.reader import FeatureStore
+from encodeonce.store.streaming.ahead import ShardsAhead
+from encodeonce.store.streaming.batches import Batch, Crop, Filler, is_gpu
+from encodeonce.store.streaming.epoch import (
+    SHARD_WINDOW,
+    WINDOW,
+    Epoch,
+    Step,
+    count_steps,
+    plan_epoch,
+    random_bits,
+    steps,
+)
+from encodeonce.store.streaming.ring import Ring
+from encodeonce.store.streaming.selection import Source, contents_hash, join, select
+
+if TYPE_CHECKING:
+    from encodeonce.store.streaming.loader import StreamDataset
+
+log = logging.getLogger(__name__)
+
+CROP_BITS = 3
+"""The purpose of the random numbers that place crops; see `random_bits`."""
+
+Shuffle = Literal["auto", "all", "shards", "none"]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the plan of an epoch depends on beside the utterances and their lengths; 0 is no limit."""
+
+    seed: int
+    frames_per_batch: int
+    max_batch: int
+    window: int
+    shard_window: int
+    min_frames: int
+    max_frames: int
+    crop_frames: int
+    shuffle: str
+
+
+class Stream:
+    """Batches of a store, an epoch an iteration: `for batch in stream`.
+
+    The batches of an epoch are one global sequence, a function of seed, epoch, the utterances' lengths and the options alone.
+    At each step the W ranks take the next W batches of it, so that at any moment a prefix of the sequence was taken; the
+    last batches are split, so that every rank makes as many steps. Iterating goes on where the stream stands: at the next
+    batch after a `break` or `load_state_dict`, at the next epoch after the last batch.
+
+    Args:
+        store: where the first output is from.
+        frames_per_batch: what a batch holds at most, padding included: utterances times the longest one's frames.
+        seed: of the order and the crops.
+        rank, world_size: which of how many takers of the sequence this is; by default what torch.distributed or torchrun say.
+        outputs: outputs of the store to give, the first being `batch.features`; by default the store's default output.
+        beside: other feature sets, joined by utterance id: a name, and a store whose default output `batch[name]` then has.
+        missing: what to do with utterances that a store of `beside` lacks: "error", or "drop" them.
+        columns: columns of the table to give along; metadata come as dictionaries.
+        where: which utterances to take: an Arrow expression, or text such as "duration < 15 and language == 'en'".
+        min_frames, max_frames: leave out utterances that are shorter or longer.
+        crop_frames: of longer utterances take so many frames, elsewhere in every epoch.
+        max_batch: utterances of a batch at most.
+        window: utterances among which those of like length are grouped; larger is less padding and less random batches.
+        shuffle: "all" utterances; windows of "shards", of which few are read at a time; "none"; "auto" is "shards" for stores
+            that come through the disk cache, and "all" otherwise.
+        shard_window: shards of a window.
+        drop_last: drop the batches that are left over when the ranks have taken theirs, instead of splitting them.
+        device: where the tensors go: "cpu", "cuda" ...; None gives numpy arrays.
+        dtype: of the features, such as "float32" or "bfloat16"; by default the stored one (float32 for int8, int32 for codes).
+        threads: that read ahead.
+        prefetch: batches that are read ahead.
+        on_error: "raise" what is wrong with a shard, or "skip" its utterances, which are then in `skipped`.
+
+    Raises:
+        StoreError: an option does not fit the store.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        *,
+        frames_per_batch: int,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        outputs: Sequence[str] | None = None,
+        beside: Mapping[str, FeatureStore] | None = None,
+        missing: Literal["error", "drop"] = "error",
+        columns: Sequence[str] = ("text",),
+        where: str | pc.Expression | None = None,
+        min_frames: int | None = None,
+        max_frames: int | None = None,
+        crop_frames: int | None = None,
+        max_batch: int | None = None,
+        window: int = WINDOW,
+        shuffle: Shuffle = "auto",
+        shard_window: int = SHARD_WINDOW,
+        drop_last: bool = False,
+        device: str | None = "cpu",
+        dtype: str | None = None,
+        threads: int = 2,
+        prefetch: int = 4,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        counts = {
+            "frames_per_batch": frames_per_batch,
+            "window": window,
+            "shard_window": shard_window,
+            "threads": threads,
+            "prefetch": prefetch,
+            "min_frames": min_frames,
+            "max_frames": max_frames,
+            "crop_frames": crop_frames,
+            "max_batch": max_batch,
+        }
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise StoreError(f"{name}={value}: take 1 or more")
+        for name, value, allowed in (
+            ("shuffle", shuffle, ("auto", "all", "shards", "none")),
+            ("on_error", on_error, ("raise", "skip")),
+            ("missing", missing, ("error", "drop")),
+        ):
+            if value not in allowed:
+                raise StoreError(f"{name}={value!r}: take one of {', '.join(allowed)}")
+        if not 0 <= seed < 2**63:
+            raise StoreError(f"seed={seed}: take 0 to 2^63 - 1")
+        unknown = [name for name in columns if name not in store.column_names]
+        if unknown:
+            raise StoreError(
+                f"no column {unknown[0]!r} in the table of {store.path}; there are {', '.join(store.column_names)}"
+            )
+        beside = dict(beside or {})
+        names = list(outputs or [store.output])
+        if taken := set(beside) & set(names) or {n for n in names if names.count(n) > 1}:
+            raise StoreError(f"{taken.pop()!r} names two outputs of the stream; give each a name of its own")
+        self.store, self.drop_last, self.on_error = store, drop_last, on_error
+        self.rank, self.world_size = _ranks(rank, world_size)
+        self._threads, self._prefetch = threads, prefetch
+        if shuffle == "auto":
+            cached = any(part.is_cached for s in (store, *beside.values()) for part in s.parts)
+            shuffle = "shards" if cached else "all"
+        self.options = PlanOptions(
+            seed=seed,
+            frames_per_batch=frames_per_batch,
+            max_batch=max_batch or 0,
+            window=window,
+            shard_window=shard_window,
+            min_frames=min_frames or 0,
+            max_frames=max_frames or 0,
+            crop_frames=crop_frames or 0,
+            shuffle=shuffle,
+        )
+        chosen, others = join(store, select(store, where, min_frames, max_frames), beside, missing == "drop")
+        self._sources = [Source(name, store, store.spec(name), chosen, Ring(is_gpu(device))) for name in names]
+        for name, indices in others.items():
+            self._sources.append(Source(name, beside[name], beside[name].spec(), indices, Ring(is_gpu(device))))
+        self._lengths = np.minimum(store.frames[chosen], crop_frames or np.iinfo(np.int32).max)
+        self._check_lengths()
+        self._shards = self._sources[0].shard_keys() if shuffle == "shards" else None
+        contents = contents_hash(self._sources, self._lengths, self._shards)
+        self.plan_hash = fingerprint({"contents": contents, **asdict(self.options)})
+        """sha256 of everything that the sequence of batches depends on."""
+        self._filler = Filler(self._sources, columns, device, dtype, frames_per_batch)
+        self._planned: tuple[int, Epoch] | None = None
+        self._epoch, self._taken = 0, 0
+        self.skipped: dict[str, str] = {}
+        """Utterances that were left out because their shards are damaged, each with what is wrong; see `on_error`."""
+        self.wait_seconds = 0.0
+        """How long the consumer has waited for batches, in all."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_planned": None}
+
+    def __len__(self) -> int:
+        return self.steps(self._epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch is of."""
+        return self._epoch
+
+    def steps(self, epoch: int) -> int:
+        """Steps of a whole epoch, the same for every rank. Epochs may differ by a few."""
+        return count_steps(len(self.plan(epoch)), self.world_size, self.drop_last)
+
+    def plan(self, epoch: int) -> Epoch:
+        """The global sequence of an epoch; utterances are numbered as the stream chose them."""
+        if self._planned is None or self._planned[0] != epoch:
+            options = self.options
+            plan = plan_epoch(
+                self._lengths,
+                seed=options.seed,
+                epoch=epoch,
+                frames_per_batch=options.frames_per_batch,
+                window=options.window,
+                max_batch=options.max_batch or None,
+                shards=self._shards,
+                shard_window=options.shard_window,
+                shuffle=options.shuffle != "none",
+            )
+            self._planned = epoch, plan
+        return self._planned[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: small integers and the hash of the plan, the same on every rank.
+
+        Taken at any moment, it restores the batches that come next, on any number of ranks.
+        """
+        totals = {"utterances": len(self._lengths), "frames": int(self._lengths.sum(dtype=np.int64))}
+        return {"epoch": self._epoch, "batch": self._taken, "plan": self.plan_hash, **totals, **asdict(self.options)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another stream stood; nothing is read again.
+
+        Raises:
+            StoreError: the state is of another plan; the message says what differs.
+        """
+        lacking = {"epoch", "batch", "plan"} - state.keys()
+        if lacking:
+            raise StoreError(f"this is no state of a stream: it lacks {', '.join(sorted(lacking))}")
+        if state["plan"] != self.plan_hash:
+            ours = self.state_dict()
+            differing = [
+                f"{name}: {ours[name]} against {state[name]}"
+                for name in ours
+                if name not in ("epoch", "batch", "plan") and name in state and ours[name] != state[name]
+            ]
+            what = "; ".join(differing) or "the utterances of the store, or which outputs are streamed"
+            raise StoreError(
+                f"the state is of another plan and cannot be resumed here, ours against the state's: {what}"
+            )
+        self._epoch, self._taken = int(state["epoch"]), int(state["batch"])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Go on at an epoch, after so many batches of its global sequence."""
+        self._epoch, self._taken = epoch, batch
+
+    def dataset(self) -> "StreamDataset":
+        """The stream for torch's DataLoader; see `StreamDataset`."""
+        from encodeonce.store.streaming.loader import StreamDataset
+
+        return StreamDataset(self)  # pyrefly: ignore[bad-argument-type]
+
+    def batches(self, worker: int = 0, workers: int = 1) -> Iterator[Batch]:
+        """The rest of the epoch; of several workers that share a rank, each gives every so-manieth step of it."""
+        epoch, plan = self._epoch, self.plan(self._epoch)
+        crop, whole = self._crop(epoch), self._readable()
+        todo = list(self._steps(plan, whole))[worker::workers]
+        ahead: deque[tuple[Step, Future[Batch]]] = deque()
+        shards = ShardsAhead(self._sources, [plan.batch(step.batch) for step in todo])
+        readers = ThreadPoolExecutor(self._threads, "read")
+        try:
+            for number, step in enumerate(todo):
+                shards.reach(number)
+                ahead.append((step, readers.submit(self._make, plan, step, whole, crop, epoch)))
+                if len(ahead) > self._prefetch:
+                    yield self._deliver(*ahead.popleft(), len(plan))
+            while ahead:
+                yield self._deliver(*ahead.popleft(), len(plan))
+            if not todo:
+                self.seek(epoch + 1)  # all of it was dropped
+        finally:
+            shards.close()
+            readers.shutdown(wait=True, cancel_futures=True)
+
+    def _steps(self, plan: Epoch, whole: np.ndarray | None) -> Iterator[Step]:
+        """This rank's steps from where the stream stands; batches of which nothing can be read are passed over by all."""
+        if whole is None:
+            yield from steps(plan.ends - plan.starts, self._taken, self.rank, self.world_size, self.drop_last)
+            return
+        readable = np.concatenate([[0], np.cumsum(whole[plan.order])])
+        sizes = readable[plan.ends] - readable[plan.starts]
+        numbers = np.flatnonzero(sizes)
+        after = np.append(numbers[1:], len(plan))  # where the sequence stands when a batch was taken
+        taken = int(np.searchsorted(numbers, self._taken))
+        for step in steps(sizes[numbers], taken, self.rank, self.world_size, self.drop_last):
+            yield replace(step, batch=int(numbers[step.batch]), consumed=int(after[step.consumed - 1]))
+
+    def _make(self, plan: Epoch, step: Step, whole: np.ndarray | None, crop: Crop | None, epoch: int) -> Batch:
+        """A batch, read in a thread."""
+        members = plan.batch(step.batch)
+        if whole is not None:
+            members = members[whole[members]]
+        members = members[step.first : step.last]
+        try:
+            return self._filler.fill(members, crop, epoch, step.batch)
+        except StoreError:
+            if self.on_error == "raise":
+                raise
+        # A shard went bad after the epoch began. The batch keeps its place, so that all ranks make as many steps.
+        lost = self._find_damage(members, thorough=True)
+        return self._filler.fill(members[~lost], crop, epoch, step.batch)
+
+    def _deliver(self, step: Step, future: "Future[Batch]", batches: int) -> Batch:
+        begun = time.perf_counter()
+        batch = future.result()
+        self.wait_seconds += time.perf_counter() - begun
+        self._taken = step.consumed
+        if self._taken >= batches:
+            self._epoch, self._taken = self._epoch + 1, 0
+        batch.record_use()
+        return batch
+
+    def _readable(self) -> np.ndarray | None:
+        """Which utterances lie in shards that are whole, `[N]`; None where damage is an error when it is met.
+
+        Every shard is looked at, the same on all ranks, so that all pass over the same utterances.
+        """
+        if self.on_error == "raise":
+            return None
+        return ~self._find_damage(np.arange(len(self._lengths)))
+
+    def _find_damage(self, members: np.ndarray, thorough: bool = False) -> np.ndarray:
+        """Which of some utterances cannot be read; what is new is counted, and told once a shard."""
+        lost = np.zeros(len(self._lengths), bool)
+        concerned = np.zeros(len(self._lengths), bool)
+        concerned[members] = True
+        for source in self._sources:
+            for part, shard, group in source.by_shard():
+                if not concerned[group].any():
+                    continue
+                if (problem := part.problem(source.spec, shard, thorough)) is None:
+                    continue
+                lost[group] = True
+                ids = [source.store.id(int(i)) for i in source.indices[group]]
+                if not self.skipped.keys() >= set(ids):
+                    log.warning("%d utterances are skipped: %s", len(ids), problem)
+                    self.skipped |= dict.fromkeys(ids, problem)
+        return lost[members]
+
+    def _crop(self, epoch: int) -> Crop | None:
+        most = self.options.crop_frames
+        if not most:
+            return None
+        spare = np.maximum(self._sources[0].frames.astype(np.int64) - most, 0)
+        fractions = random_bits(len(spare), self.options.seed, epoch, CROP_BITS) >> np.uint64(40)  # 24 bits
+        starts = (fractions.astype(np.int64) * (spare + 1)) >> 24
+        return Crop(most, starts, self.store.frame_rate)
+
+    def _check_lengths(self) -> None:
+        most, over = self.options.frames_per_batch, int((self._lengths > self.options.frames_per_batch).sum())
+        if over:
+            worst = int(self._lengths.argmax())
+            name = self.store.id(int(self._sources[0].indices[worst]))
+            raise StoreError(
+                f"{over} utterances are longer than frames_per_batch={most}, up to {self._lengths[worst]} frames ({name!r}); "
+                f"take a larger one, or leave them out with max_frames, or cut them with crop_frames"
+            )
+
+
+def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Which taker of the sequence this is, of how many: as given, as torch.distributed says, or as torchrun says."""
+    if rank is None and world_size is None:
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if rank is None or world_size is None or not 0 <= rank < world_size:
+        raise StoreError(f"rank={rank} of world_size={world_size}: give both, with rank from 0 to world_size - 1")
+    return rank, world_size

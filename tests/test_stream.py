@@ -1,0 +1,425 @@
+"""The stream: what it gives is what is stored, in one order for all ranks, resumed at the exact batch."""
+
+import gc
+import itertools
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+from encodeonce.store import Batch, FeatureStore, Output, StoreError
+from encodeonce.store.objects import StorePath
+from encodeonce.store.quantize import quantize, restore
+from encodeonce.store.split import Split
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streams import frames_of, make_store, values_of
+
+LAYER = Output("layer-9", 32, "float16", "hidden_states[9]")
+SMALL = Output("layer-9-int8", 32, "int8", "hidden_states[9]")
+CODES = Output("codes", 8, "uint16", "codes")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    return make_store(tmp_path_factory.mktemp("stream") / "s", frames_of(60), [LAYER, SMALL])
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    half = [-(-frames // 2) for frames in frames_of(60)]  # a codec of half the rate
+    return make_store(tmp_path_factory.mktemp("codes") / "s", half, [CODES], encoder="codec", samples_per_frame=640)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    """Bit for bit."""
+    return (one.ids, one.columns, one.number, one.epoch) == (
+        other.ids,
+        other.columns,
+        other.number,
+        other.epoch,
+    ) and all(
+        np.array_equal(one[name].values, other[name].values) and np.array_equal(one[name].lengths, other[name].lengths)
+        for name in one.outputs
+    )
+
+
+def expected(batch: Batch, i: int, output: Output) -> np.ndarray:
+    frames = int(batch[output.name].lengths[i])
+    values = values_of(batch.ids[i], frames, output.width, output.dtype)
+    return restore(*quantize(values)) if output.dtype == "int8" else values.astype(output.dtype)
+
+
+def test_every_utterance_comes_once_as_it_is_stored_and_padding_is_zero(store):
+    seen = []
+    for batch in store.stream(frames_per_batch=900, outputs=["layer-9", "layer-9-int8"], columns=("text", "metadata")):
+        seen += batch.ids
+        assert batch.features.dtype == torch.float16
+        assert batch["layer-9-int8"].values.dtype == torch.float32
+        assert batch.features.shape[0] * batch.features.shape[1] <= 900
+        for i, name in enumerate(batch.ids):
+            frames = int(batch.lengths[i])
+            assert batch.text[i] == f"words of {int(name[4:])}"
+            assert batch.columns["metadata"][i] == {"take": int(name[4:])}
+            for output in (LAYER, SMALL):
+                values = batch[output.name].values[i].numpy()
+                assert np.array_equal(values[:frames], expected(batch, i, output))
+                assert not values[frames:].any()
+    assert sorted(seen) == sorted(store.ids)
+
+
+def test_feature_sets_of_other_rates_are_joined_by_id(store, codes):
+    stream = store.stream(frames_per_batch=900, beside={"codes": codes}, crop_frames=60)
+    for batch in stream:
+        assert batch["codes"].values.dtype == torch.int32
+        for i, name in enumerate(batch.ids):
+            whole = values_of(name, store[name].frames, 32, "float16").astype("float16")
+            frames = int(batch.lengths[i])
+            assert frames == min(60, len(whole))
+            got = batch.features[i, :frames].numpy()
+            (start,) = [k for k in range(len(whole) - frames + 1) if np.array_equal(whole[k : k + frames], got)]
+            theirs = values_of(name, codes[name].frames, 8, "uint16")
+            count = int(batch["codes"].lengths[i])
+            got = batch["codes"].values[i, :count].numpy()
+            (first,) = [k for k in range(len(theirs) - count + 1) if np.array_equal(theirs[k : k + count], got)]
+            assert abs(first - start / 2) <= 0.5
+            assert abs(count - frames / 2) <= 1
+
+
+def test_crops_lie_elsewhere_in_every_epoch_and_the_same_in_every_run(store):
+    stream, again = (store.stream(frames_per_batch=900, crop_frames=15) for _ in range(2))
+    first, second = list(stream), list(stream)
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    by_id = [{n: b.features[i].numpy() for b in epoch for i, n in enumerate(b.ids)} for epoch in (first, second)]
+    assert sum(not np.array_equal(by_id[0][n], by_id[1][n]) for n in store.ids) > 50
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**40),
+    before=st.sampled_from([1, 2, 3, 4, 8]),
+    after=st.sampled_from([1, 2, 4, 8]),
+    stop=st.integers(0, 40),
+    frames_per_batch=st.integers(200, 1500),
+    shuffle=st.sampled_from(["all", "shards", "none"]),
+)
+def test_resumed_batches_are_those_that_would_have_come(store, seed, before, after, stop, frames_per_batch, shuffle):
+    options: dict[str, Any] = {
+        "frames_per_batch": frames_per_batch,
+        "seed": seed,
+        "shuffle": shuffle,
+        "shard_window": 2,
+        "prefetch": 2,
+    }
+
+    def sequence(streams, epochs=2):
+        return itertools.chain.from_iterable(zip(*streams, strict=True) for _ in range(epochs))
+
+    # What comes without an interruption, by utterance: (epoch, batch of the global sequence, utterances, values).
+    ranks = [store.stream(rank=r, world_size=before, **options) for r in range(before)]
+    taken = list(itertools.islice(sequence(ranks), stop))
+    states = [stream.state_dict() for stream in ranks]
+    assert all(state == states[0] for state in states)
+
+    resumed = [store.stream(rank=r, world_size=after, **options) for r in range(after)]
+    for stream in resumed:
+        stream.load_state_dict(pickle.loads(pickle.dumps(states[0])))
+    rest = list(sequence(resumed))
+    alone = store.stream(rank=0, world_size=1, **options)
+    whole = [batch for _ in range(5) for batch in alone]
+
+    def utterances(steps):
+        return [
+            (b.epoch, b.number, name, b.features[i, : b.lengths[i]].numpy().tobytes())
+            for step in steps
+            for b in (step if isinstance(step, tuple) else (step,))
+            for i, name in enumerate(b.ids)
+        ]
+
+    def without_repeats(found):
+        return list(dict.fromkeys(found))
+
+    got = without_repeats(utterances(taken)) + without_repeats(utterances(rest))
+    assert got == utterances(whole)[: len(got)]
+
+
+def test_all_ranks_make_the_same_number_of_steps_and_len_says_it(store):
+    for world in (1, 2, 3, 5, 8):
+        streams = [store.stream(frames_per_batch=500, rank=r, world_size=world) for r in range(world)]
+        for _ in range(2):
+            promised = {len(stream) for stream in streams}
+            assert {len(list(stream)) for stream in streams} == promised
+            assert len(promised) == 1
+        dropping = [store.stream(frames_per_batch=500, rank=r, world_size=world, drop_last=True) for r in range(world)]
+        counts = {len(list(stream)) for stream in dropping}
+        assert counts == {len(dropping[0].plan(0)) // world}
+        assert {stream.epoch for stream in dropping} == {1}
+
+
+def test_a_loop_that_breaks_goes_on_at_the_next_batch(store):
+    stream, whole = store.stream(frames_per_batch=700), list(store.stream(frames_per_batch=700))
+    first = []
+    for batch in stream:
+        first.append(batch)
+        if len(first) == 3:
+            break
+    assert stream.state_dict()["batch"] == 3
+    assert all(same(a, b) for a, b in zip([*first, *stream], whole, strict=True))
+    assert stream.state_dict()["epoch"] == 1
+    assert stream.state_dict()["batch"] == 0
+
+
+def test_a_state_of_another_plan_is_refused_with_what_differs(store, codes, tmp_path):
+    state = store.stream(frames_per_batch=900).state_dict()
+    assert all(isinstance(value, int) for name, value in state.items() if name not in ("plan", "shuffle"))
+    with pytest.raises(StoreError, match="frames_per_batch: 800 against 900"):
+        store.stream(frames_per_batch=800).load_state_dict(state)
+    with pytest.raises(StoreError, match="seed: 1 against 0"):
+        store.stream(frames_per_batch=900, seed=1).load_state_dict(state)
+    with pytest.raises(StoreError, match=r"utterances: \d+ against 60"):
+        store.stream(frames_per_batch=900, where="speaker == 'a'").load_state_dict(state)
+    with pytest.raises(StoreError, match="which outputs"):
+        store.stream(frames_per_batch=900, outputs=["layer-9-int8"]).load_state_dict(state)
+    other = make_store(tmp_path / "s", [*frames_of(60)[:-1], 20], [LAYER])
+    with pytest.raises(StoreError, match=r"frames: \d+ against \d+"):
+        other.stream(frames_per_batch=900).load_state_dict(state)
+    with pytest.raises(StoreError, match="lacks plan"):
+        store.stream(frames_per_batch=900).load_state_dict({"epoch": 0, "batch": 1})
+
+
+def test_subsets(store):
+    def ids(**options):
+        return sorted(n for batch in store.stream(frames_per_batch=900, **options) for n in batch.ids)
+
+    table = store.table.to_pylist()
+    a = sorted(row["id"] for row in table if row["speaker"] == "a" and row["duration"] < 2)
+    assert ids(where="speaker == 'a' and duration < 2") == a
+    assert ids(where=(pc.field("speaker") == "a") & (pc.field("duration") < 2)) == a
+    assert ids(where="not (speaker in ('b', 'c') or duration >= 2)") == a
+    assert ids(where="1 <= duration < 2 and language is None") == sorted(
+        r["id"] for r in table if 1 <= r["duration"] < 2
+    )
+    assert ids(min_frames=50, max_frames=99) == sorted(r["id"] for r in table if 50 <= r["frames"] <= 99)
+    assert all(len(batch) <= 2 for batch in store.stream(frames_per_batch=900, max_batch=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"where": "speaker == 'nobody'"}, "nothing of the 60 utterances .* where=speaker == 'nobody'"),
+        ({"where": "age > 3"}, "no column 'age'; there are id, shard"),
+        ({"where": "speaker = 'a'"}, "cannot be read"),
+        ({"where": "__import__('os')"}, "is no condition"),
+        ({"where": "duration < 'long'"}, "does not fit the table"),
+        ({"frames_per_batch": 100}, r"\d+ utterances are longer than frames_per_batch=100, up to \d+ frames \('utt-"),
+        ({"frames_per_batch": 0}, "frames_per_batch=0: take 1 or more"),
+        ({"seed": -1}, "seed=-1"),
+        ({"rank": 2, "world_size": 2}, "rank=2 of world_size=2"),
+        ({"rank": 0}, "give both"),
+        ({"shuffle": "yes"}, "take one of auto, all, shards, none"),
+        ({"columns": ("texts",)}, "no column 'texts'"),
+        ({"outputs": ["layer-8"]}, "no output 'layer-8' .* there are layer-9, layer-9-int8"),
+        ({"outputs": ["layer-9", "layer-9"]}, "names two outputs"),
+    ],
+)
+def test_wrong_options_are_refused_in_a_line(store, options, message):
+    with pytest.raises(StoreError, match=message):
+        store.stream(**{"frames_per_batch": 900, **options})
+
+
+def test_utterances_that_a_joined_store_lacks(store, tmp_path):
+    fewer = make_store(tmp_path / "s", frames_of(60)[:40], [CODES], encoder="codec")
+    with pytest.raises(StoreError, match=r"20 of 60 utterances are not in 'codes' .* e\.g\. 'utt-"):
+        store.stream(frames_per_batch=900, beside={"codes": fewer})
+    stream = store.stream(frames_per_batch=900, beside={"codes": fewer}, missing="drop")
+    assert sorted(n for batch in stream for n in batch.ids) == sorted(fewer.ids)
+    other = make_store(tmp_path / "other", frames_of(60, seed=9), [CODES], encoder="codec")
+    with pytest.raises(StoreError, match="is not the same audio"):
+        store.stream(frames_per_batch=900, beside={"codes": other})
+
+
+def test_kept_batches_keep_their_values_and_dropped_ones_give_their_buffers_back(store):
+    stream = store.stream(frames_per_batch=700)
+    kept = list(stream)
+    copies = [batch.features.clone() for batch in kept]
+    for _ in range(3):
+        for _batch in stream:
+            pass
+    assert all(torch.equal(batch.features, copy) for batch, copy in zip(kept, copies, strict=True))
+    part = kept[0].features[0, :5]
+    value = part.clone()
+    del kept, copies, _batch
+    gc.collect()
+    rings = [source.ring for source in stream._sources]
+    free = sum(len(ring._free) for ring in rings)
+    for _batch in stream:
+        pass
+    assert torch.equal(part, value)  # a slice holds the buffer
+    del _batch
+    gc.collect()
+    assert sum(len(ring._free) for ring in rings) == free  # nothing had to be allocated
+
+
+def test_numpy_without_a_device_and_other_dtypes(store, codes):
+    (batch, *_) = store.stream(frames_per_batch=900, device=None, beside={"codes": codes})
+    assert isinstance(batch.features, np.ndarray)
+    assert batch.features.dtype == np.float16
+    assert batch["codes"].values.dtype == np.uint16
+    (batch, *_) = store.stream(frames_per_batch=900, dtype="bfloat16")
+    assert batch.features.dtype == torch.bfloat16
+
+
+def broken_copy(store: FeatureStore, folder: Path) -> tuple[FeatureStore, list[int]]:
+    shutil.copytree(str(store.path.parent), folder / "copy")
+    copy = FeatureStore(folder / "copy" / "dev", output="layer-9")
+    return copy, sorted(set(copy.table["shard"].to_pylist()))
+
+
+def damage(path: StorePath, how: str) -> None:
+    assert isinstance(path, Path)
+    data = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [("gone", "cannot be read"), ("truncated", "c/"), ("index", "damaged index")]
+)
+def test_a_damaged_shard_is_an_error_or_skipped_by_all_ranks(store, tmp_path, how, message):
+    copy, shards = broken_copy(store, tmp_path)
+    path = copy.path / "features.zarr" / "layer-9" / "c" / str(shards[1]) / "0"
+    state = store.stream(frames_per_batch=700).state_dict()
+    damage(path, how)
+    with pytest.raises(StoreError, match=message):
+        list(FeatureStore(copy.path).stream(frames_per_batch=700))
+    lost = {row["id"] for row in store.table.to_pylist() if row["shard"] == shards[1]}
+    for world in (1, 3):
+        streams = [
+            FeatureStore(copy.path).stream(frames_per_batch=700, rank=r, world_size=world, on_error="skip")
+            for r in range(world)
+        ]
+        for stream in streams:
+            stream.load_state_dict(state)  # the plan is that of the whole store
+        steps = list(zip(*streams, strict=True))
+        assert {n for step in steps for batch in step for n in batch.ids} == set(store.ids) - lost
+        assert all(len(batch) for step in steps for batch in step)
+        assert all(set(stream.skipped) == lost for stream in streams)
+        assert all(str(path) in reason for stream in streams for reason in stream.skipped.values())
+
+
+def test_a_shard_that_goes_while_streaming(store, tmp_path, caplog):
+    copy, shards = broken_copy(store, tmp_path)
+    strict, lenient = (copy.stream(frames_per_batch=250, shuffle="none", on_error=how) for how in ("raise", "skip"))
+    strict, lenient = iter(strict), iter(lenient)
+    next(strict), next(lenient)
+    copy.close()
+    path = copy.path / "features.zarr" / "layer-9" / "c" / str(shards[-1]) / "0"
+    damage(path, "gone")
+    with pytest.raises(StoreError, match=f"{path} cannot be read"):
+        list(strict)
+    lost = {row["id"] for row in store.table.to_pylist() if row["shard"] == shards[-1]}
+    rest = list(lenient)[5:]  # those before were read ahead
+    assert rest
+    assert not {n for batch in rest for n in batch.ids} & lost
+    assert f"{len(lost)} utterances are skipped: {path}" in caplog.text
+
+
+def test_in_a_data_loader_the_order_is_the_streams(store):
+    whole = list(store.stream(frames_per_batch=700))
+    for workers in (0, 2):
+        dataset = store.stream(frames_per_batch=700).dataset()
+        loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers)
+        for epoch in range(2):
+            dataset.set_epoch(epoch)
+            batches = list(loader)
+            if epoch == 0:
+                assert all(same(a, b) for a, b in zip(batches, whole, strict=True))
+            assert sorted(n for batch in batches for n in batch.ids) == sorted(store.ids)
+            assert batches[0].epoch == epoch
+
+
+def test_waiting_is_counted(store, monkeypatch):
+    read_into = Split.read_into
+
+    def slow(self, *arguments):
+        time.sleep(0.05)
+        read_into(self, *arguments)
+
+    monkeypatch.setattr(Split, "read_into", slow)
+    stream = store.stream(frames_per_batch=1500, threads=1, prefetch=1)
+    begun = time.perf_counter()
+    count = sum(1 for _ in stream)
+    spent = time.perf_counter() - begun
+    assert 0.5 * spent < stream.wait_seconds <= spent
+    assert spent >= 0.05 * count
+
+
+DDP = """
+import sys, torch
+import torch.distributed as dist
+from encodeonce.store import FeatureStore
+
+rank, world, rendezvous, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(32, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+stream = FeatureStore(path, output="layer-9").stream(frames_per_batch=700, dtype="float32")
+assert (stream.rank, stream.world_size) == (rank, world)
+seen = []
+for batch in stream:
+    optimizer.zero_grad()
+    model(batch.features).square().mean().backward()
+    optimizer.step()
+    seen += batch.ids
+everything = [None] * world
+dist.all_gather_object(everything, (seen, stream.state_dict(), model.module.weight.sum().item()))
+assert len({repr(state) for _, state, _ in everything}) == 1
+assert len({weight for _, _, weight in everything}) == 1
+if rank == 0:
+    print(*sorted(name for names, _, _ in everything for name in names))
+dist.destroy_process_group()
+"""
+
+
+def test_under_ddp_the_ranks_share_the_sequence(store, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DDP, str(rank), "2", str(tmp_path / "meet"), str(store.path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    results = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], results
+    assert results[0][0].split() == sorted(store.ids)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_the_values_are_those_of_the_cpu(store, codes):
+    options: dict[str, Any] = {
+        "frames_per_batch": 700,
+        "outputs": ["layer-9", "layer-9-int8"],
+        "beside": {"codes": codes},
+    }
+    for far, near in zip(store.stream(device="cuda", **options), store.stream(**options), strict=True):
+        for name in near.outputs:
+            assert far[name].values.is_cuda
+            torch.testing.assert_close(far[name].values.cpu(), near[name].values, rtol=0, atol=1e-6)
+            assert torch.equal(far[name].lengths.cpu(), near[name].lengths)
