@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def run_demo(folder: Path) -> None:
-    """Extract, verify, read three ways, extract again, and draw."""
+    """Extract, verify, read three ways, stream, extract again, and draw."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     seconds = write_manifest(folder / "speech.jsonl")
@@ -65,11 +65,14 @@ def run_demo(folder: Path) -> None:
     heading("3. Read it three ways")
     matrices = read_three_ways(Path(first["store"]))
 
-    heading("4. Encode again: nothing is computed twice")
+    heading("4. Stream it as a training would: stop, and go on on another number of GPUs")
+    stream_and_resume(Path(first["store"]), matrices)
+
+    heading("5. Encode again: nothing is computed twice")
     second = run([*command, "--json"])["splits"][0]
     expect(second["reused"] == first["utterances"] and second["encoded"] == 0, "the second run encoded something")
 
-    heading("5. One utterance as a picture")
+    heading("6. One utterance as a picture")
     picture = folder / "features.png"
     draw(Path(first["store"]), "two_cities-00", matrices["two_cities-00"], picture)
     print(f"   {picture}: waveform, spectrogram and features, aligned in time")
@@ -137,6 +140,35 @@ def read_three_ways(split: Path) -> dict[str, np.ndarray]:
         "features are not finite, or flat",
     )
     return ours
+
+
+def stream_and_resume(split: Path, expected: dict[str, np.ndarray]) -> None:
+    """An epoch of padded batches, begun by one rank, stopped, and finished by two; every utterance once, as stored."""
+    from encodeonce.store import FeatureStore
+
+    store = FeatureStore(split)
+    stream = store.stream(frames_per_batch=600, seed=1)
+    seen: list[str] = []
+    for batch in stream:
+        print(
+            f"   rank 0 of 1: batch {batch.number} [{', '.join(map(str, batch.features.shape))}] {', '.join(batch.ids)}"
+        )
+        seen += batch.ids
+        if len(seen) >= len(store) // 3:
+            break
+    state = stream.state_dict()
+    print(f"   stopped: epoch {state['epoch']}, {state['batch']} batches taken, plan {state['plan'][:12]}...")
+    steps = [0, 0]
+    for rank in range(2):
+        resumed = store.stream(frames_per_batch=600, seed=1, rank=rank, world_size=2)
+        resumed.load_state_dict(state)
+        for batch in resumed:
+            steps[rank] += 1
+            seen += batch.ids
+            for values, length, name in zip(batch.features.numpy(), batch.lengths.tolist(), batch.ids, strict=True):
+                expect(np.array_equal(values[:length], expected[name]), f"the stream and the store differ on {name}")
+    expect(sorted(seen) == sorted(expected) and steps[0] == steps[1], "the ranks did not share the rest of the epoch")
+    print(f"   ranks 0 and 1 of 2: {steps[0]} steps each, and every one of {len(seen)} utterances came once")
 
 
 def draw(split: Path, name: str, features: np.ndarray, target: Path) -> None:

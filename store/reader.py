@@ -129,6 +129,12 @@ class FeatureStore:
         places = " + ".join(str(part.path) for part in self.parts)
         return f"FeatureStore({places!r}: {len(self)} utterances, {outputs}, {self.frame_rate:g} frames a second)"
 
+    def _repr_html_(self) -> str:
+        from encodeonce.store.notebook import store_html
+
+        # Here and below: the type checker takes this file and the installed encodeonce.store.reader for two modules.
+        return store_html(self)  # pyrefly: ignore[bad-argument-type]
+
     @property
     def path(self) -> StorePath:
         """The split's folder; of several, the first one's."""
@@ -273,8 +279,6 @@ class FeatureStore:
         for number in np.unique(owner).tolist():
             positions = np.flatnonzero(owner == number)
             yield self.parts[number], positions, indices[positions] - self._starts[number]
-
-    # Below, the type checker takes this file and the installed encodeonce.store.reader for two modules.
 
     def stream(self, *, frames_per_batch: int, **options: Any) -> "Stream":
         """The batches of an epoch in random order, the same for every number of ranks; see `Stream` for the options."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from commands import extract, split_folder, write_corpus
-from encodeonce.store import FeatureStore, StoreError
+from encodeonce.store import FeatureStore, FeatureWriter, NewUtterance, Output, StoreError
 from encodeonce.store.ids import IdIndex
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -207,3 +207,15 @@ def test_ids_are_found_where_they_are(names, other, cuts):
     if names:
         doubled = IdIndex(pa.chunked_array([*column.chunks, pa.array([names[0]])]))
         assert doubled.first_double() == names[0]
+
+
+def test_a_notebook_shows_a_store_with_everything_escaped(store, tmp_path):
+    page = store._repr_html_()
+    for part in ("5 utterances", "fbank-float32 (default)", "[T, 80]", "utt-000", "<details"):
+        assert part in page
+    strange = FeatureWriter(tmp_path, "<b>", "dev", [Output("x", 4, "float32", "<script>")], {}, 16_000, 320)
+    strange.write([NewUtterance("<i>", 3, text="<script>alert(1)</script>")], lambda _: np.ones((3, 4), np.float32))
+    page = FeatureStore(strange.path)._repr_html_()
+    assert "<script" not in page
+    assert "<i>" not in page
+    assert "&lt;script&gt;alert(1)" in page

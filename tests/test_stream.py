@@ -225,7 +225,7 @@ def test_subsets(store):
         ({"rank": 2, "world_size": 2}, "rank=2 of world_size=2"),
         ({"rank": 0}, "give both"),
         ({"shuffle": "yes"}, "take one of auto, all, shards, none"),
-        ({"columns": ("texts",)}, "no column 'texts'"),
+        ({"columns": ("texts",)}, "columns='texts': take one of id, shard"),
         ({"outputs": ["layer-8"]}, "no output 'layer-8' .* there are layer-9, layer-9-int8"),
         ({"outputs": ["layer-9", "layer-9"]}, "names two outputs"),
     ],

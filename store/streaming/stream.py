@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow.compute as pc
@@ -43,17 +43,24 @@ Shuffle = Literal["auto", "all", "shards", "none"]
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What the plan of an epoch depends on beside the utterances and their lengths; 0 is no limit."""
+    """What the plan of an epoch depends on beside the utterances and their lengths; None is no limit."""
 
     seed: int
     frames_per_batch: int
-    max_batch: int
     window: int
     shard_window: int
-    min_frames: int
-    max_frames: int
-    crop_frames: int
+    max_batch: int | None
+    min_frames: int | None
+    max_frames: int | None
+    crop_frames: int | None
     shuffle: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise StoreError(f"seed={self.seed}: take 0 to 2^63 - 1")
+        for name, value in asdict(self).items():
+            if name not in ("seed", "shuffle") and value is not None and value < 1:
+                raise StoreError(f"{name}={value}: take 1 or more")
 
 
 class Stream:
@@ -119,34 +126,13 @@ class Stream:
         prefetch: int = 4,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        counts = {
-            "frames_per_batch": frames_per_batch,
-            "window": window,
-            "shard_window": shard_window,
-            "threads": threads,
-            "prefetch": prefetch,
-            "min_frames": min_frames,
-            "max_frames": max_frames,
-            "crop_frames": crop_frames,
-            "max_batch": max_batch,
-        }
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise StoreError(f"{name}={value}: take 1 or more")
-        for name, value, allowed in (
-            ("shuffle", shuffle, ("auto", "all", "shards", "none")),
-            ("on_error", on_error, ("raise", "skip")),
-            ("missing", missing, ("error", "drop")),
-        ):
-            if value not in allowed:
-                raise StoreError(f"{name}={value!r}: take one of {', '.join(allowed)}")
-        if not 0 <= seed < 2**63:
-            raise StoreError(f"seed={seed}: take 0 to 2^63 - 1")
-        unknown = [name for name in columns if name not in store.column_names]
-        if unknown:
-            raise StoreError(
-                f"no column {unknown[0]!r} in the table of {store.path}; there are {', '.join(store.column_names)}"
-            )
+        _check_choice("shuffle", shuffle, get_args(Shuffle))
+        _check_choice("on_error", on_error, ("raise", "skip"))
+        _check_choice("missing", missing, ("error", "drop"))
+        if min(threads, prefetch) < 1:
+            raise StoreError(f"threads={threads}, prefetch={prefetch}: take 1 or more")
+        for column in columns:
+            _check_choice("columns", column, store.column_names)
         beside = dict(beside or {})
         names = list(outputs or [store.output])
         if taken := set(beside) & set(names) or {n for n in names if names.count(n) > 1}:
@@ -160,12 +146,12 @@ class Stream:
         self.options = PlanOptions(
             seed=seed,
             frames_per_batch=frames_per_batch,
-            max_batch=max_batch or 0,
             window=window,
             shard_window=shard_window,
-            min_frames=min_frames or 0,
-            max_frames=max_frames or 0,
-            crop_frames=crop_frames or 0,
+            max_batch=max_batch,
+            min_frames=min_frames,
+            max_frames=max_frames,
+            crop_frames=crop_frames,
             shuffle=shuffle,
         )
         chosen, others = join(store, select(store, where, min_frames, max_frames), beside, missing == "drop")
@@ -211,7 +197,7 @@ class Stream:
                 epoch=epoch,
                 frames_per_batch=options.frames_per_batch,
                 window=options.window,
-                max_batch=options.max_batch or None,
+                max_batch=options.max_batch,
                 shards=self._shards,
                 shard_window=options.shard_window,
                 shuffle=options.shuffle != "none",
@@ -224,8 +210,9 @@ class Stream:
 
         Taken at any moment, it restores the batches that come next, on any number of ranks.
         """
+        options = {name: value for name, value in asdict(self.options).items() if value is not None}
         totals = {"utterances": len(self._lengths), "frames": int(self._lengths.sum(dtype=np.int64))}
-        return {"epoch": self._epoch, "batch": self._taken, "plan": self.plan_hash, **totals, **asdict(self.options)}
+        return {"epoch": self._epoch, "batch": self._taken, "plan": self.plan_hash, **totals, **options}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another stream stood; nothing is read again.
@@ -239,9 +226,9 @@ class Stream:
         if state["plan"] != self.plan_hash:
             ours = self.state_dict()
             differing = [
-                f"{name}: {ours[name]} against {state[name]}"
-                for name in ours
-                if name not in ("epoch", "batch", "plan") and name in state and ours[name] != state[name]
+                f"{name}: {ours.get(name)} against {state.get(name)}"
+                for name in dict.fromkeys([*ours, *state])
+                if name not in ("epoch", "batch", "plan") and ours.get(name) != state.get(name)
             ]
             what = "; ".join(differing) or "the utterances of the store, or which outputs are streamed"
             raise StoreError(
@@ -351,7 +338,7 @@ class Stream:
 
     def _crop(self, epoch: int) -> Crop | None:
         most = self.options.crop_frames
-        if not most:
+        if most is None:
             return None
         spare = np.maximum(self._sources[0].frames.astype(np.int64) - most, 0)
         fractions = random_bits(len(spare), self.options.seed, epoch, CROP_BITS) >> np.uint64(40)  # 24 bits
@@ -367,6 +354,11 @@ class Stream:
                 f"{over} utterances are longer than frames_per_batch={most}, up to {self._lengths[worst]} frames ({name!r}); "
                 f"take a larger one, or leave them out with max_frames, or cut them with crop_frames"
             )
+
+
+def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise StoreError(f"{name}={value!r}: take one of {', '.join(allowed)}")
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
