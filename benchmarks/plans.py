@@ -60,6 +60,10 @@ def in_a_fresh_process(program: str, *arguments: object) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+OPENINGS = 5
+"""Fresh processes that open the large store; the median counts, since the machine is shared."""
+
+
 def plan(utterances: int, frames_per_batch: int) -> dict[str, Any]:
     """Seconds, memory and padding of the plan of an epoch."""
     return in_a_fresh_process(PLAN, utterances, frames_per_batch)
@@ -75,7 +79,9 @@ def opening(folder: Path, utterances: int) -> dict[str, Any]:
         write_table(
             path, large_table(utterances, FeatureStore(folder).parts[0].attributes.shard_frames), path.parent / ".tmp"
         )
-    return in_a_fresh_process(OPEN, writer.path, f"speaker-{utterances // 2 % 5000}/utterance-{utterances // 2:08d}")
+    wanted = f"speaker-{utterances // 2 % 5000}/utterance-{utterances // 2:08d}"
+    rounds = [in_a_fresh_process(OPEN, writer.path, wanted) for _ in range(OPENINGS)]
+    return sorted(rounds, key=lambda found: found["open_seconds"])[OPENINGS // 2]
 
 
 def large_table(utterances: int, shard_frames: int) -> pa.Table:
