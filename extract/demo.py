@@ -165,7 +165,7 @@ def stream_and_resume(split: Path, expected: dict[str, np.ndarray]) -> None:
         for batch in resumed:
             steps[rank] += 1
             seen += batch.ids
-            for values, length, name in zip(batch.features.numpy(), batch.lengths.tolist(), batch.ids, strict=True):
+            for values, length, name in zip(np.asarray(batch.features), batch.lengths.tolist(), batch.ids, strict=True):
                 expect(np.array_equal(values[:length], expected[name]), f"the stream and the store differ on {name}")
     expect(sorted(seen) == sorted(expected) and steps[0] == steps[1], "the ranks did not share the rest of the epoch")
     print(f"   ranks 0 and 1 of 2: {steps[0]} steps each, and every one of {len(seen)} utterances came once")

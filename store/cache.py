@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ PIECE_BYTES = 8 * 1024 * 1024
 PIECES_AHEAD = 8
 """Pieces of a download that are in flight or wait in memory."""
 
+OURS = re.compile(r"[0-9a-f]{64}(\.part)?")
+"""The names of our files. Whatever else lies in the folder is somebody's own."""
+
 GRACE_SECONDS = 0.5
 """A shard stays this long after its last use: whoever asked for it opens it meanwhile."""
 
@@ -32,15 +36,15 @@ class ShardCache:
     """Shard files under their sha256. Threads and processes may share a folder; nothing is fetched twice at a time.
 
     A file that is evicted while somebody reads it stays readable until it is closed. The least limit among those who
-    share a folder counts.
+    share a folder counts. Other files in the folder are left alone and do not count.
 
     Args:
-        folder: where the files lie; by default in the user's cache folder.
+        folder: where the files lie.
         limit_bytes: what the files may take up together.
     """
 
-    def __init__(self, folder: Path | None = None, limit_bytes: int = 100 * 10**9) -> None:
-        self.folder, self.limit_bytes = folder or cache_folder() / "shards", limit_bytes
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
 
     def fetch(self, source: ObjectPath, size: int, sha256: str) -> Path:
         """The local copy of a shard of so many bytes, downloaded when it is not there. Open it soon.
@@ -86,6 +90,8 @@ class ShardCache:
         with _folder_lock(self.folder):
             files, total = [], size
             for entry in os.scandir(self.folder):
+                if not OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                    continue
                 with suppress(FileNotFoundError):
                     if entry.name.endswith(".part") and _removed_leftover(entry.path):
                         continue
@@ -96,7 +102,8 @@ class ShardCache:
             for used, length, path in sorted(files):
                 if total <= self.limit_bytes or time.time() - used < GRACE_SECONDS:
                     break
-                os.unlink(path)
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
                 total -= length
             if total <= self.limit_bytes:
                 os.ftruncate(part, size)  # from here on it counts
@@ -115,13 +122,21 @@ def _used(path: Path, size: int) -> bool:
 
 
 def _download(source: ObjectPath, part: int, size: int, sha256: str) -> None:
-    """Fill a part from an object, in pieces that are read side by side, and compare it with its record."""
+    """Fill a part from an object and compare it with its record."""
     try:
-        found = source.size()
+        found = _filled(source, part, size)
     except FileNotFoundError as error:
         raise DamagedError(f"{source} is not there, though its commit record is; run feature-store verify") from error
-    if found != size:
-        raise DamagedError(f"{source} has {found} bytes, its commit record says {size}; run feature-store verify")
+    if found != sha256:
+        raise DamagedError(f"{source} has sha256 {found}, its commit record says {sha256}; run feature-store verify")
+    os.fsync(part)
+
+
+def _filled(source: ObjectPath, part: int, size: int) -> str:
+    """Fill a part from an object, in pieces that are read side by side; the sha256 of what came."""
+    head = source.head()
+    if head.size != size:
+        raise DamagedError(f"{source} has {head.size} bytes, its commit record says {size}; run feature-store verify")
     digest, pending = hashlib.sha256(), deque()
 
     def take() -> None:
@@ -132,16 +147,13 @@ def _download(source: ObjectPath, part: int, size: int, sha256: str) -> None:
 
     with ThreadPoolExecutor(PIECES_AHEAD, "download") as pool:
         for offset in range(0, size, PIECE_BYTES):
-            pending.append((offset, pool.submit(source.read_range, offset, min(PIECE_BYTES, size - offset))))
+            length = min(PIECE_BYTES, size - offset)
+            pending.append((offset, pool.submit(source.read_range, offset, length, head.version)))
             if len(pending) == PIECES_AHEAD:
                 take()
         while pending:
             take()
-    if digest.hexdigest() != sha256:
-        raise DamagedError(
-            f"{source} has sha256 {digest.hexdigest()}, its commit record says {sha256}; run feature-store verify"
-        )
-    os.fsync(part)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from encodeonce.store.errors import StoreError
+from encodeonce.store.errors import DamagedError, StoreError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -21,6 +21,12 @@ VARIABLES = {
 }
 """The environment variables that hold credentials, by scheme."""
 
+REFUSALS = (
+    *("status code: 403", "status code: 401", "privileges", "credentials", "authentic"),
+    *("169.254.169.254", "Account must"),
+)
+"""What a client's message holds where somebody may not, or did not say who he is."""
+
 MOST_RETRIES = 10
 TRANSFER_SECONDS = 900
 """How long one request may take that moves a whole object; any other ends after obstore's 30 s."""
@@ -28,6 +34,10 @@ TRANSFER_SECONDS = 900
 
 class ConflictError(StoreError):
     """An object that is not in the state that a conditional write asked for."""
+
+
+class PastEndError(DamagedError):
+    """A range that begins where the object has ended already."""
 
 
 _clients: dict[tuple[str, bool], "ObjectStore"] = {}
@@ -77,12 +87,23 @@ def explained(url: object, writing: bool = False) -> Iterator[None]:
     try:
         yield
     except (AlreadyExistsError, PreconditionError) as error:
-        raise ConflictError(f"{url} was written by somebody else meanwhile") from error
+        raise (ConflictError(f"{url} was written by somebody else meanwhile") if writing else rewritten(url)) from error
     except (FileNotFoundError, BaseError, ValueError) as error:
         text = str(error)
         if isinstance(error, FileNotFoundError) and not writing and "NoSuchBucket" not in text:
             raise FileNotFoundError(errno.ENOENT, "no such object", str(url)) from error
+        if _holds(text, "status code: 416", "Wanted range starting at"):
+            raise PastEndError(f"{url} ends before the bytes that were asked for; run feature-store verify") from error
         raise StoreError(f"{url} cannot be {'written' if writing else 'read'}: {_reason(str(url), text)}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what Rust's panics are here: no Exception
+            raise
+        raise StoreError(f"{url}: obstore, the client of object stores, broke down ({error}); try again") from error
+
+
+def rewritten(url: object) -> StoreError:
+    """An object that is not the one whose size and index were read."""
+    return StoreError(f"{url} was rewritten since the store was opened; open the store again")
 
 
 def _reason(url: str, text: str) -> str:
@@ -92,14 +113,23 @@ def _reason(url: str, text: str) -> str:
     access = f"credentials come from the environment: {variables}" if variables else "ask whoever serves it"
     if "NoSuchBucket" in text or "ContainerNotFound" in text or "bucket does not exist" in text:
         return f"there is no {_root(url)}; make it first, or mend the URL ({access})"
-    if _holds(text, "403", "401", "privileges", "credentials", "authentic", "169.254.169.254", "Account must"):
+    if _holds(
+        text,
+        "status code: 403",
+        "status code: 401",
+        "privileges",
+        "credentials",
+        "authentic",
+        "169.254.169.254",
+        "Account must",
+    ):
         return f"no permission ({said}); {access}"
-    if "Range request not supported" in text:
+    if _holds(text, "Range request not supported", "non-partial response"):
         return (
             "the server answers no range requests; serve the store with one that does (nginx, Caddy, an object store)"
         )
-    if _holds(text, "error sending request", "dns", "timed out", "Connect"):
-        return f"the server cannot be reached ({said}); see to the network and the address; {access}"
+    if _holds(text, "error sending request", "body error", "dns", "timed out", "Connect"):
+        return f"the server cannot be reached, or the connection broke ({said}); see to the network and the address; {access}"
     return said
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -20,6 +21,7 @@ from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.lease import Lease
 from encodeonce.store.objects import ObjectPath, StorePath, delete
 
+COPIES_IN_FLIGHT = 16
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -84,9 +86,12 @@ def move(source: StorePath, target: StorePath) -> None:
     """Give a file or a folder another place in its store. Objects are copied in the server, each zarr.json after the rest."""
     if isinstance(source, ObjectPath):
         assert isinstance(target, ObjectPath)
-        objects = [source] if source.is_file() else list(source.sizes_below())
-        for path in sorted(objects, key=lambda path: (path.name == "zarr.json", path)):
-            path.copy_to(target / path.relative_to(source))
+        objects = [source] if source.is_file() else sorted(source.sizes_below())
+        to = {path: target / path.relative_to(source) for path in objects}
+        with ThreadPoolExecutor(COPIES_IN_FLIGHT, "copy") as pool:
+            for last in (False, True):
+                some = [path for path in objects if (path.name == "zarr.json") == last]
+                list(pool.map(lambda path: path.copy_to(to[path]), some))
         delete(objects)
         return
     assert isinstance(target, Path)

@@ -1,5 +1,6 @@
 """A store as a notebook shows it: a line, and the rest to unfold."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def store_html(store: "FeatureStore") -> str:
     )
 
 
-def _folded(title: str, names: tuple[str, ...], rows: list[tuple[str, ...]], is_open: bool) -> str:
+def _folded(title: str, names: Sequence[str], rows: Sequence[Sequence[str]], is_open: bool) -> str:
     head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
     body = "".join(
         "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
-from encodeonce.store.client import VARIABLES, client_of, explained
-from encodeonce.store.errors import StoreError
+from encodeonce.store.client import VARIABLES, PastEndError, client_of, explained, rewritten
+from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.ranges import REQUEST_BYTES, joined, threads
+from encodeonce.store.version import ObjectHead, Version, condition, head_of, is_same
 
 if TYPE_CHECKING:
-    from obstore import GetResult
+    from obstore import GetOptions, GetResult, SuffixRange
 
 SCHEMES = (*VARIABLES, "http", "https", "memory")
 ONE_PUT_BYTES = 5 * 10**9
 """S3 takes no more in one PUT; larger objects go up in parts."""
 Buffer = bytes | bytearray | memoryview
-COALESCE_BYTES = 256 * 1024
-"""Ranges nearer than this are fetched in one request: at 10 ms a request and 100 MB/s that costs less than another request."""
 
 
 class ObjectPath:
@@ -154,7 +154,7 @@ class ObjectPath:
 
     def size(self) -> int:
         """Bytes of the object."""
-        return self._head()["size"]
+        return self.head().size
 
     def _head(self) -> Any:
         with explained(self):
@@ -162,7 +162,8 @@ class ObjectPath:
 
     def read_bytes(self) -> bytes:
         """The whole object."""
-        return bytes(self._get().bytes())
+        with explained(self):
+            return bytes(self._get().bytes())
 
     def stream(self) -> Iterator[memoryview]:
         """The whole object, piece by piece."""
@@ -174,26 +175,74 @@ class ObjectPath:
         with explained(self):
             return client_of(self.root, patient=True).get(self.key)
 
-    def read_range(self, offset: int, length: int) -> memoryview:
-        """`length` bytes from an offset; fewer where the object ends."""
-        with explained(self):
-            return memoryview(client_of(self.root).get_range(self.key, start=offset, length=length))
+    def head(self) -> ObjectHead:
+        """Size and version, in one request; give the version to what reads, and all of it comes from this very object."""
+        return head_of(self._head())
 
-    def read_end(self, length: int) -> memoryview:
-        """The last bytes: `length` of them, or all that there are."""
-        with explained(self):
-            client = client_of(self.root)
-            if self.scheme != "az":
-                return memoryview(client.get(self.key, options={"range": {"suffix": length}}).bytes())
-            size = client.head(self.key)["size"]  # Azure knows no ranges from the end
-            return memoryview(client.get_range(self.key, start=max(0, size - length), end=size))
+    def read_range(self, offset: int, length: int, version: Version | None = None) -> memoryview:
+        """`length` bytes from an offset.
 
-    def read_ranges(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview]:
-        """Ranges of bytes: near ones fetched together, many in flight."""
+        Raises:
+            DamagedError: the object ends before. StoreError: it is another than that of `version`.
+            FileNotFoundError: it is gone.
+        """
+        if not length:
+            return memoryview(b"")
+        try:
+            found, _ = self._read((offset, offset + length), version, patient=length > REQUEST_BYTES)
+        except PastEndError:
+            found = memoryview(b"")
+        if len(found) < length:
+            raise self._ends_early(f"{length} bytes from byte {offset}", len(found), version)
+        return found
+
+    def read_end(self, length: int, version: Version | None = None) -> memoryview:
+        """The last bytes: `length` of them, or all that there are. Raises what `read_range` does."""
+        if not length:
+            return memoryview(b"")
+        if self.scheme == "az":  # Azure knows no ranges from the end
+            size = self.head().size
+            return self.read_range(max(0, size - length), min(length, size), version)
+        found, size = self._read({"suffix": length}, version)
+        if len(found) < min(length, size):
+            raise self._ends_early(f"the last {length} bytes of {size}", len(found), version)
+        return found
+
+    def read_ranges(
+        self, offsets: Sequence[int], lengths: Sequence[int], version: Version | None = None
+    ) -> list[memoryview]:
+        """Ranges of bytes: near ones fetched together, several requests in flight. Raises what `read_range` does."""
+        requests = joined(offsets, lengths)
+        wanted = [(request.start, request.stop - request.start, version) for request in requests]
+        pending = [threads().submit(self.read_range, *arguments) for arguments in wanted[1:]]
+        parts = [memoryview(b"")] * len(offsets)
+        try:
+            for number, request in enumerate(requests):
+                data = pending[number - 1].result() if number else self.read_range(*wanted[0])
+                for member in request.members:
+                    first = int(offsets[member]) - request.start
+                    parts[member] = data[first : first + int(lengths[member])]
+        finally:
+            for future in pending:
+                future.cancel()
+        return parts
+
+    def _read(
+        self, wanted: "tuple[int, int] | SuffixRange", version: Version | None, patient: bool = False
+    ) -> tuple[memoryview, int]:
+        """Bytes of a range, and how many the whole object has."""
+        options: GetOptions = {"range": wanted, **condition(version)}
         with explained(self):
-            client = client_of(self.root)
-            found = client.get_ranges(self.key, starts=offsets, lengths=lengths, coalesce=COALESCE_BYTES)
-            return [memoryview(part) for part in found]
+            result = client_of(self.root, patient).get(self.key, options=options)
+            head = head_of(result.meta)
+            if version is not None and not is_same(head.version, version):
+                raise rewritten(self)
+            return memoryview(result.bytes()), head.size
+
+    def _ends_early(self, asked: str, got: int, version: Version | None) -> StoreError:
+        if version is not None and not is_same(self.head().version, version):
+            return rewritten(self)
+        return DamagedError(f"{self} ends early: asked for {asked}, got {got}; run feature-store verify")
 
     def put(self, data: Buffer | Iterable[Buffer], replacing: Any = None) -> Any:
         """Write the object in one PUT: it appears whole or not at all. Returns its version.
@@ -211,11 +260,11 @@ class ObjectPath:
             parts = memoryview(whole).nbytes > ONE_PUT_BYTES
             size = 512 * 1024 * 1024 if parts else 5 * 1024 * 1024
             client = client_of(self.root, patient=True)
-            return _version(client.put(self.key, whole, mode=mode, use_multipart=parts, chunk_size=size))
+            return _written_version(client.put(self.key, whole, mode=mode, use_multipart=parts, chunk_size=size))
 
     def version(self) -> Any:
-        """The version of the object, to make writing conditional on."""
-        return _version(self._head())
+        """What makes writing conditional on the object that is there now."""
+        return _written_version(self._head())
 
     def copy_to(self, target: "ObjectPath") -> None:
         """Copy the object to another path of the same root, in the server."""
@@ -244,7 +293,7 @@ class ObjectPath:
             raise StoreError(f"{self} cannot be written: {self.scheme} is for reading; write to s3://, gs:// or az://")
 
 
-def _version(found: Any) -> dict[str, str]:
+def _written_version(found: Any) -> dict[str, str]:
     return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
 
 

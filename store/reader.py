@@ -1,6 +1,7 @@
 """FeatureStore: open a split, or several as one, and read utterances straight from the shards."""
 
 import json
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -215,7 +216,7 @@ class FeatureStore:
 
     def indices(self, keys: Ids) -> np.ndarray:
         """Positions `[B]` int64 of utterances given by id or position."""
-        positions = [self.index(key) if isinstance(key, str) else int(key) for key in keys]
+        positions = [self.index(key) if isinstance(key, str) else operator.index(key) for key in keys]
         for position in positions:
             if not -len(self) <= position < len(self):
                 raise IndexError(f"utterance {position} of {len(self)} in {self.path}")

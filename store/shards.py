@@ -1,26 +1,33 @@
 """Shard files open for reading: mapped or read where they are local, fetched by ranges where they are not."""
 
+import errno
 import mmap
 import os
+import resource
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
-from threading import Lock
+from threading import RLock
+from typing import Any
 
 import numpy as np
-from encodeonce.store.errors import DamagedError
+from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.objects import ObjectPath
 
-OPEN_SHARDS = 128
-"""Shards that a pool keeps open; each takes two file handles (its own, and that of its mapping)."""
+MOST_OPEN_SHARDS = 1024
+"""Each takes two file handles (its own, and that of its mapping); a pool takes at most a quarter of what a process may open."""
 
 IN_FLIGHT = 16
 """Shards of an object store that are read at the same time; each may have several ranges in flight."""
 
 READ_BYTES = 8 << 20
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
-Version = tuple[int, int, int] | None
+Version = Any
+"""Another one when a shard was rewritten: size, time and inode of a file, what an object store says; None where it says nothing."""
 
 
 class LocalShard:
@@ -30,12 +37,14 @@ class LocalShard:
         self.path = path
         try:
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (held for as long as anybody reads)
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path} cannot be read: {error.strerror}; run feature-store verify") from error
         except OSError as error:
-            raise DamagedError(f"{path} cannot be read: {error.strerror or error}; run feature-store verify") from error
+            hint = "raise the limit of open files (ulimit -n)" if error.errno in TOO_MANY else "see to it and try again"
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}; {hint}") from error
         state = os.fstat(self._file.fileno())
         self.size = state.st_size
         self.version: Version = (state.st_size, state.st_mtime_ns, state.st_ino)
-        """Another one when the shard was rewritten."""
         self._map: mmap.mmap | None = None
 
     def end(self, size: int) -> bytes:
@@ -45,7 +54,13 @@ class LocalShard:
     def views(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[np.ndarray]:
         """Ranges of the mapped file as read-only bytes, uncopied."""
         if self._map is None:
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise StoreError(
+                    f"{self.path} cannot be mapped: {error.strerror}; arrays that are kept hold their shards open: "
+                    f"copy them, or raise the limit of open files (ulimit -n)"
+                ) from error
         mapped = self._map
         return [np.frombuffer(mapped, np.uint8, size, offset) for offset, size in zip(offsets, sizes, strict=True)]
 
@@ -76,83 +91,101 @@ class LocalShard:
 
 
 class RemoteShard:
-    """A shard in an object store, read by ranges."""
-
-    version: Version = None
+    """A shard in an object store, read by ranges, all of them of the object that was there when it was opened."""
 
     def __init__(self, path: ObjectPath) -> None:
         self.path = path
-        try:
-            self.size = path.size()
-        except OSError as error:
-            raise DamagedError(f"{path} cannot be read: {error}; run feature-store verify") from error
+        with self._missing_is_damage():
+            head = path.head()
+        self.size, self.version = head.size, head.version
 
     def end(self, size: int) -> bytes:
         """The last bytes of the object."""
-        try:
-            return bytes(self.path.read_end(min(size, self.size)))
-        except OSError as error:
-            raise DamagedError(f"{self.path} cannot be read: {error}; run feature-store verify") from error
+        with self._missing_is_damage():
+            return bytes(self.path.read_end(min(size, self.size), self.version))
 
     def views(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[np.ndarray]:
         """Ranges of the object as read-only bytes: neighbours fetched together, many in flight."""
-        try:
-            parts = self.path.read_ranges(list(offsets), list(sizes))
-        except OSError as error:
-            raise DamagedError(f"{self.path} cannot be read: {error}; run feature-store verify") from error
+        with self._missing_is_damage():
+            parts = self.path.read_ranges(list(offsets), list(sizes), self.version)
         return [np.frombuffer(part, np.uint8) for part in parts]
 
     def check_readable(self) -> None:
         """Nothing: what an object store gives is whole or an error, and errors pass."""
 
+    @contextmanager
+    def _missing_is_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DamagedError(f"{self.path} is not there; run feature-store verify") from error
+
 
 Shard = LocalShard | RemoteShard
-Key = tuple[str, int]
-"""(array, shard number)"""
+Key = tuple[int, str, int]
+"""(whose it is, array, shard number)"""
 
 
 class ShardPool:
     """The shards that were used last, open. Threads may share it; a forked process begins its own."""
 
-    def __init__(self, limit: int = OPEN_SHARDS) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.clear()
+        self._begin()
 
-    def clear(self) -> None:
-        """Let go of every shard; arrays that are still held keep theirs."""
-        self._process, self._lock = os.getpid(), Lock()
+    def _begin(self) -> None:
+        self._process, self._lock = os.getpid(), RLock()  # a split that is collected inside comes back here
         self._open: OrderedDict[Key, Shard] = OrderedDict()
         self._fetchers: ThreadPoolExecutor | None = None
+
+    def _held(self) -> AbstractContextManager[Any]:
+        """The lock, of this process: after a fork its parent's may be held for ever, and the threads are not here."""
+        if self._process != os.getpid():
+            self._begin()
+        return self._lock
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def get(self, key: Key, open_shard: Callable[[], Shard], local: bool = False) -> Shard:
-        """The shard of a key, opened where it is not open yet; `local` does not take one that is read by ranges."""
-        if self._process != os.getpid():
-            self.clear()  # its lock may have been held, and its threads are not here
-        with self._lock:
-            shard = self._open.get(key)
-            if shard is not None and not (local and isinstance(shard, RemoteShard)):
+    def get(self, key: Key, open_shard: Callable[[], Shard]) -> Shard:
+        """The shard of a key, opened where it is not open yet."""
+        with self._held():
+            if key in self._open:
                 self._open.move_to_end(key)
-                return shard
+                return self._open[key]
         shard = open_shard()
-        with self._lock:
+        with self._held():
             self._open[key] = shard
             self._open.move_to_end(key)
             while len(self._open) > self._limit:
                 self._open.popitem(last=False)
         return shard
 
-    def forget(self, key: Key) -> None:
-        """Let go of a shard."""
-        with self._lock:
-            self._open.pop(key, None)
+    def forget(self, owner: int, *rest: str | int) -> None:
+        """Let go of an owner's shards, or of one; arrays that are still held keep theirs."""
+        begins = (owner, *rest)
+        with self._held():
+            for key in list(self._open):
+                if key[: len(begins)] == begins:
+                    self._open.pop(key, None)
 
     @property
     def fetchers(self) -> ThreadPoolExecutor:
         """Threads that read several shards of an object store at the same time."""
-        with self._lock:
+        with self._held():
             if self._fetchers is None:
                 self._fetchers = ThreadPoolExecutor(IN_FLIGHT, "fetch")
             return self._fetchers
+
+
+def affordable_shards() -> int:
+    """How many shards this process can keep open."""
+    handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(MOST_OPEN_SHARDS, handles // 8)) if handles != resource.RLIM_INFINITY else MOST_OPEN_SHARDS
+
+
+POOL = ShardPool(affordable_shards())
+"""One for the process, whatever number of splits it reads."""
+
+OWNERS = count()
+"""Numbers for those whose shards lie in a pool."""

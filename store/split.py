@@ -1,5 +1,6 @@
 """One split of a feature set, open for reading: where the frames of an utterance lie, and getting them."""
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -15,7 +16,7 @@ from encodeonce.store.files import read_json
 from encodeonce.store.format import ABSENT, chunk_frames, read_index
 from encodeonce.store.layout import Output, SplitPaths, published_outputs, read_attributes
 from encodeonce.store.objects import ObjectPath, StorePath
-from encodeonce.store.shards import LocalShard, RemoteShard, Shard, ShardPool, Version
+from encodeonce.store.shards import OWNERS, POOL, LocalShard, RemoteShard, Shard, ShardPool, Version
 from encodeonce.store.table import open_table
 
 FETCHES = 3
@@ -32,7 +33,7 @@ class Split:
     def __init__(self, path: StorePath, cache: ShardCache | None = None) -> None:
         self.path, self.paths, self._cache = path, SplitPaths(path), cache
         self.attributes = read_attributes(self.paths.group)
-        self.outputs = published_outputs(self.paths)
+        self.outputs = published_outputs(self.paths, self.attributes)
         if not self.outputs:
             raise StoreError(f"{path} has no finished output yet; run extract-features again to finish it")
         self._file: pq.ParquetFile | None = open_table(self.paths.table)
@@ -44,15 +45,30 @@ class Split:
             raise DamagedError(
                 f"{self.paths.table} is not in the order of its rows; take it away, and the next run makes it again"
             )
-        self._pool = ShardPool()
         self._arrays: dict[str, StoredArray] = {}
+        self._own_pools()
+
+    def _own_pools(self) -> None:
+        self._owner = next(OWNERS)
+        weakref.finalize(self, POOL.forget, self._owner)
+        # What is open stays on the disk when the cache has let go of it: no more of that than the cache may hold.
+        self._cached_pool = ShardPool(min(128, self.cached_shards))
+
+    @property
+    def cached_shards(self) -> int:
+        """How many shards of its widest output the disk cache holds; 0 without one."""
+        if not self.is_cached or self._cache is None:
+            return 0
+        row_bytes = max(o.width * np.dtype(o.dtype).itemsize for o in self.outputs.values())
+        return self._cache.limit_bytes // (self.attributes.shard_frames * row_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name != "table"}
-        return {**state, "_file": None, "_pool": None}
+        return {**state, "_file": None, "_cached_pool": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _pool=ShardPool())
+        self.__dict__.update(state)
+        self._own_pools()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,7 +101,8 @@ class Split:
 
     def close(self) -> None:
         """Let go of the open shards; arrays that are still held keep theirs."""
-        self._pool.clear()
+        POOL.forget(self._owner)
+        self._cached_pool.forget(self._owner)
 
     def views(self, output: Output, indices: np.ndarray) -> list[np.ndarray]:
         """The stored values `[T, D]` of utterances, read-only: mapped where they are local, fetched where not."""
@@ -98,7 +115,7 @@ class Split:
 
     def read_affines_into(self, output: Output, indices: np.ndarray, targets: Sequence[memoryview]) -> None:
         """Fill a buffer of `[2, D]` float32 an utterance with its scale and offset, in the way of `read_into`."""
-        self._read_into(self._array(output, affine=True), indices, targets, None)
+        self._read_into(self._array(output, affine=True, whole=True), indices, targets, None)
 
     def read_into(
         self, output: Output, indices: np.ndarray, targets: Sequence[memoryview], skip: np.ndarray | None = None
@@ -108,18 +125,17 @@ class Split:
         `skip` is how many frames of each utterance are left out before. Of an object store whole shards are taken through
         the disk cache, where there is one.
         """
-        self._read_into(self._array(output), indices, targets, skip)
+        self._read_into(self._array(output, whole=True), indices, targets, skip)
 
     def _read_into(
         self, array: "StoredArray", indices: np.ndarray, targets: Sequence[memoryview], skip: np.ndarray | None
     ) -> None:
-        whole = self._cache is not None
-        offsets = self._locate(array, indices, whole)
+        offsets = self._locate(array, indices)
         if skip is not None:
             offsets = offsets + skip * array.row_bytes
         starts, far = offsets.tolist(), []
         for i, shard in enumerate(self.shards[indices].tolist()):
-            opened = self._open(array, shard, whole)
+            opened = self._open(array, shard)
             if isinstance(opened, LocalShard):
                 opened.read_into(targets[i], starts[i])
             else:
@@ -131,35 +147,46 @@ class Split:
 
     def bring(self, output: Output, shard: int) -> None:
         """Have a shard of an object store in the disk cache; nothing to do without a cache, or on a local disk."""
-        if self.is_cached:
-            for affine in (False, True) if output.affine_name else (False,):
-                self._open(self._array(output, affine), shard, whole=True)
+        for affine in (False, True) if output.affine_name else (False,):
+            array = self._array(output, affine, whole=True)
+            if array.whole:
+                self._open(array, shard)
 
-    def problem(self, output: Output, shard: int, thorough: bool = False) -> str | None:
-        """Why the utterances of a shard cannot be read: it is gone, too short, or its index is damaged; None where they can.
+    def problems(self, output: Output, shards: Sequence[int], thorough: bool = False) -> dict[int, str]:
+        """Why the utterances of shards cannot be read: gone, too short, or the index is damaged; nothing of those that can.
 
-        `thorough` reads all of it too, for a disk that fails in the middle.
+        `thorough` also reads all of each, as the stream does: a disk may fail in the middle, and what comes to the cache
+        may not be what was recorded.
+
+        Raises:
+            StoreError: it cannot be known now: no network, no permission, too many open files.
         """
-        try:
-            for affine in (False, True) if output.affine_name else (False,):
-                array = self._array(output, affine)
-                if shard in array.broken:
-                    raise DamagedError(array.broken[shard])
-                self._pool.forget((array.name, shard))
-                self._learn(array, shard)
-                if thorough:
-                    self._open(array, shard).check_readable()
-        except StoreError as error:
-            return str(error)
-        return None
 
-    def _array(self, output: Output, affine: bool = False) -> "StoredArray":
+        def look(shard: int) -> str | None:
+            try:
+                for affine in (False, True) if output.affine_name else (False,):
+                    array = self._array(output, affine, whole=thorough)
+                    self._pool(array).forget(self._owner, array.name, shard)
+                    self._learn(array, shard)
+                    if thorough:
+                        self._open(array, shard).check_readable()
+            except DamagedError as error:
+                return str(error)
+            return None
+
+        found = zip(shards, self._each(look, shards), strict=True)
+        return {shard: problem for shard, problem in found if problem is not None}
+
+    def _array(self, output: Output, affine: bool = False, whole: bool = False) -> "StoredArray":
+        """An array of the split; `whole` one whose shards come by way of the disk cache, where there is one."""
         if affine and output.affine_name is None:
             raise StoreError(f"{output.name} is {output.dtype}, not int8: it has no scales")
         name = output.affine_name if affine and output.affine_name else output.name
-        if name not in self._arrays:
-            self._arrays[name] = StoredArray(self.paths, name, output, affine, self.frames)
-        return self._arrays[name]
+        whole = whole and self.is_cached
+        key = f"{name} cached" if whole else name
+        if key not in self._arrays:
+            self._arrays[key] = StoredArray(self.paths, name, output, affine, whole, self.frames)
+        return self._arrays[key]
 
     def _fetch(self, array: "StoredArray", indices: np.ndarray) -> list[np.ndarray]:
         """The bytes of utterances."""
@@ -186,23 +213,21 @@ class Split:
 
     def _each(self, work: Callable[[int], Any], shards: Sequence[int]) -> Iterator[Any]:
         """Some work for each of several shards, at the same time where they are far away."""
-        return self._pool.fetchers.map(work, shards) if self.is_remote and len(shards) > 1 else map(work, shards)
+        return POOL.fetchers.map(work, shards) if self.is_remote and len(shards) > 1 else map(work, shards)
 
-    def _locate(self, array: "StoredArray", indices: np.ndarray, whole: bool = False) -> np.ndarray:
+    def _locate(self, array: "StoredArray", indices: np.ndarray) -> np.ndarray:
         """Byte offsets of utterances in their shards, int64; reads the index of every shard that was not met yet."""
         offsets = array.offsets[indices]
         unknown = indices[offsets < 0]
         if len(unknown):
-            for _ in self._each(
-                lambda shard: self._learn(array, shard, whole), np.unique(self.shards[unknown]).tolist()
-            ):
+            for _ in self._each(lambda shard: self._learn(array, shard), np.unique(self.shards[unknown]).tolist()):
                 pass
             offsets = array.offsets[indices]
         return offsets
 
-    def _learn(self, array: "StoredArray", shard: int, whole: bool = False) -> None:
+    def _learn(self, array: "StoredArray", shard: int) -> None:
         """Keep what a shard's index says of its utterances."""
-        opened, size = self._open(array, shard, whole), self.attributes.shard_frames
+        opened, size = self._open(array, shard), self.attributes.shard_frames
         chunk = chunk_frames(array.output.width)
         index = read_index(memoryview(opened.end(size // chunk * 16 + 4)), size, array.output.width, str(opened.path))
         first, last = np.searchsorted(self.shards, [shard, shard + 1]).tolist()
@@ -219,21 +244,27 @@ class Split:
         array.versions[shard] = opened.version
         array.offsets[first:last] = offsets
 
-    def _open(self, array: "StoredArray", shard: int, whole: bool = False) -> Shard:
-        """The shard file of an array; of an object store the whole of it, from the disk cache, or ranges of it."""
+    def _pool(self, array: "StoredArray") -> ShardPool:
+        return self._cached_pool if array.whole else POOL
+
+    def _open(self, array: "StoredArray", shard: int) -> Shard:
+        """The shard file of an array: from the disk, or of an object store by ranges, or whole from the disk cache."""
 
         def open_shard() -> Shard:
             path = array.path(shard)
-            if isinstance(path, ObjectPath):
-                return self._cached(array, shard, path) if whole else RemoteShard(path)
-            opened = LocalShard(path)
+            if not isinstance(path, ObjectPath):
+                opened: Shard = LocalShard(path)
+            elif array.whole:
+                return self._fetched(array, shard, path)
+            else:
+                opened = RemoteShard(path)
             if array.versions.get(shard, opened.version) != opened.version:
                 raise StoreError(f"{path} was rewritten since the store was opened; open the store again")
             return opened
 
-        return self._pool.get((array.name, shard), open_shard, local=whole)
+        return self._pool(array).get((self._owner, array.name, shard), open_shard)
 
-    def _cached(self, array: "StoredArray", shard: int, path: ObjectPath) -> LocalShard:
+    def _fetched(self, array: "StoredArray", shard: int, path: ObjectPath) -> LocalShard:
         """A shard by way of the disk cache, checked against the commit record as it was when it was first asked for."""
         assert self._cache is not None
         if shard in array.broken:
@@ -260,8 +291,10 @@ class Split:
 class StoredArray:
     """An array of a split, an output's values or an int8 output's scales: where each utterance lies in its shard file."""
 
-    def __init__(self, paths: SplitPaths, name: str, output: Output, affine: bool, frames: np.ndarray) -> None:
-        self.name, self.output, self.affine = name, output, affine
+    def __init__(
+        self, paths: SplitPaths, name: str, output: Output, affine: bool, whole: bool, frames: np.ndarray
+    ) -> None:
+        self.name, self.output, self.affine, self.whole = name, output, affine, whole
         self._folder = paths.group / name / "c"
         self.row_bytes = output.width * np.dtype(output.dtype).itemsize
         self.sizes = np.full(len(frames), 8 * output.width) if affine else frames.astype(np.int64) * self.row_bytes
@@ -269,7 +302,7 @@ class StoredArray:
         self.offsets = np.full(len(frames), -1, np.int64)
         """Byte offsets of the utterances in their shard files; -1 where the shard's index was not read yet."""
         self.versions: dict[int, Version] = {}
-        """The state of the local shard files that the offsets were learnt from."""
+        """The states of the shard files that the offsets were learnt from."""
         self.recorded: dict[int, tuple[int, str]] = {}
         """Size and sha256 of shards, from their commit records; filled for shards that go through the disk cache."""
         self.broken: dict[int, str] = {}

@@ -80,8 +80,13 @@ class SplitWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        remove_tree(self.paths.scratch)
-        self._lock.__exit__(kind, error, trace)
+        try:
+            remove_tree(self.paths.scratch)
+        except StoreError:
+            if error is None:  # else what went wrong first is what counts
+                raise
+        finally:
+            self._lock.__exit__(kind, error, trace)
 
     def _check(self) -> None:
         """Refuse to build on a split that is not what its records say."""

@@ -30,12 +30,13 @@ def make_store(
     encoder: str = "toy",
     samples_per_frame: int = SAMPLES_PER_FRAME,
     first: int = 0,
+    prefix: str = "utt",
     shard_frames: int = 1024,
 ) -> FeatureStore:
     """A split of utterances utt-000 ..., two speakers, in shards of a few utterances."""
     utterances = [
         NewUtterance(
-            f"utt-{i:03d}",
+            f"{prefix}-{i:03d}",
             frames,
             text=f"words of {i}",
             speaker="ab"[i % 2],

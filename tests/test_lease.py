@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from commands import extract, write_corpus
 from encodeonce.store import lease as lease_module
+from encodeonce.store import writer as writer_module
 from encodeonce.store.errors import StoreError
 from encodeonce.store.layout import SplitAttributes
 from encodeonce.store.lease import HOLD_SECONDS, RENEW_SECONDS, TAKE_SECONDS, Lease, LeaseLostError, machine
@@ -123,6 +124,24 @@ def test_a_writer_that_lost_its_lease_commits_nothing_more(memory, monkeypatch):
         with pytest.raises(LeaseLostError):
             writer.write_commit(Commit(1, 0, 0, 0, [], {}))
     assert [path.name for path in (memory / "dev" / "commits").iterdir()] == ["0.json"]
+
+
+@pytest.mark.parametrize(("first", "said"), [(ValueError("the first"), "the first"), (None, "cannot be reached")])
+def test_a_writer_that_cannot_clean_up_lets_go_and_says_what_went_wrong_first(memory, monkeypatch, first, said):
+    def unreachable(folder: ObjectPath) -> None:
+        raise StoreError(f"{folder} cannot be written: the server cannot be reached")
+
+    writer = SplitWriter(memory / "dev", SplitAttributes("0" * 64, "toy", "dev", 16_000, 320, 64))
+
+    def write() -> None:
+        with writer:
+            monkeypatch.setattr(writer_module, "remove_tree", unreachable)
+            if first:
+                raise first
+
+    with pytest.raises((ValueError, StoreError), match=said):
+        write()
+    assert not (memory / "dev" / ".writer").exists()
 
 
 def test_a_command_says_who_writes_there(bucket, tmp_path: Path):

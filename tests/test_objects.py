@@ -1,15 +1,21 @@
 """Object stores: paths, extraction to s3://, resuming, one writer, verify and repair, plain readers of what lies there."""
 
+import itertools
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import object_server
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,13 +24,16 @@ from commands import contents, extract, feature_store, write_corpus
 from encodeonce.store import client as client_module
 from encodeonce.store import files as files_module
 from encodeonce.store import objects as objects_module
-from encodeonce.store.client import ConflictError
-from encodeonce.store.errors import StoreError
+from encodeonce.store import ranges as ranges_module
+from encodeonce.store.client import ConflictError, explained
+from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.files import move, remove_tree, sizes_below
 from encodeonce.store.layout import SplitPaths, published_outputs
 from encodeonce.store.objects import ObjectPath, delete, store_path
+from encodeonce.store.ranges import joined
 from encodeonce.store.reader import FeatureStore
-from hypothesis import given
+from encodeonce.store.version import condition, is_same
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_server import objects
 from plain_readers import read_both
@@ -107,9 +116,8 @@ def test_objects_are_written_listed_read_by_ranges_and_deleted(kind, request, mo
     assert (root / "ab.json").is_file()
     assert not (root / "b").exists()
     shard = root / "a" / "c" / "10" / "0"
-    assert (shard.size(), bytes(shard.read_range(98, 5)), bytes(shard.read_end(3))) == (100, b"bc", b"abc")
+    assert (shard.size(), bytes(shard.read_range(98, 2)), bytes(shard.read_end(3))) == (100, b"bc", b"abc")
     assert bytes(shard.read_end(200)) == bytes(range(100)) == b"".join(shard.stream())
-    assert [bytes(part) for part in shard.read_ranges([1, 97], [2, 3])] == [b"\x01\x02", b"abc"]
     monkeypatch.setattr(objects_module, "ONE_PUT_BYTES", 10)
     shard.put(bytes(range(100)))
     assert shard.size() == 100
@@ -132,6 +140,166 @@ def test_conditional_writes_tell_who_was_first(kind, request):
     with pytest.raises(ConflictError):
         path.put(b"4", replacing=first)
     assert path.read_bytes() == b"3"
+
+
+@pytest.fixture(params=["bucket", "memory", "web"])
+def rewritable(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ObjectPath, Callable[[bytes], Any]]:
+    """The path of an object, and what puts another one there; the web server tells no more than when it was modified."""
+    if request.param != "web":
+        path = request.getfixturevalue(request.param) / "x"
+        return path, path.put
+    seconds = itertools.count(1_000_000_000)
+
+    def write(data: bytes) -> None:
+        (tmp_path / "x").write_bytes(data)
+        os.utime(tmp_path / "x", (now := next(seconds), now))
+
+    return objects(request.getfixturevalue("web").url) / "x", write
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_ranges_are_joined_into_requests_that_hold_them_all(data):
+    limits = {"max_value": 3 * ranges_module.REQUEST_BYTES, "min_value": 0}
+    pairs = data.draw(st.lists(st.tuples(st.integers(**limits), st.integers(0, 200_000)), max_size=30))
+    requests = joined([start for start, _ in pairs], [length for _, length in pairs])
+    members = [number for request in requests for number in request.members]
+    assert sorted(members) == [number for number, (_, length) in enumerate(pairs) if length]
+    for request in requests:
+        held = [pairs[number] for number in request.members]
+        assert request.start == min(start for start, _ in held)
+        assert request.stop == max(start + length for start, length in held)
+        assert request.stop - request.start <= ranges_module.REQUEST_BYTES
+        read = {start for start, _ in held}
+        reach = itertools.accumulate((start + length for start, length in sorted(held)), max)
+        gaps = [later - end for later, end in zip(sorted(read)[1:], reach, strict=False)]
+        assert len(read) < len(held) or all(gap <= ranges_module.GAP_BYTES for gap in gaps)
+    for one, other in itertools.pairwise(requests):
+        far = other.start > one.stop + ranges_module.GAP_BYTES
+        assert far or other.stop - one.start > ranges_module.REQUEST_BYTES - 200_000
+
+
+def test_ranges_come_as_they_were_asked_for(rewritable):
+    path, write = rewritable
+    data = np.random.default_rng(0).integers(0, 256, 500_000, np.uint8).tobytes()
+    write(data)
+    head = path.head()
+    assert head.size == len(data)
+    starts, lengths = [400_000, 7, 5, 0, 499_999, 250_000, 9], [10, 100, 10, 0, 1, 0, 200_000]
+    for version in (None, head.version):
+        parts = path.read_ranges(starts, lengths, version)
+        assert [bytes(part) for part in parts] == [data[a : a + n] for a, n in zip(starts, lengths, strict=True)]
+        assert path.read_ranges([], [], version) == []
+        assert bytes(path.read_end(700_000, version)) == data
+        assert (bytes(path.read_range(3, 0, version)), bytes(path.read_end(0, version))) == (b"", b"")
+
+
+def test_a_version_is_a_condition_where_servers_can_mind_it():
+    modified = datetime(2026, 1, 1, tzinfo=UTC)
+    assert condition('"a"') == {"if_match": '"a"'}
+    assert condition((modified, 5)) == {"if_unmodified_since": modified}
+    assert condition(None) == condition('W/"a"') == {}
+    assert is_same('W/"a"', '"a"')
+    assert not any(is_same(found, (modified, 5)) for found in (None, '"a"', (modified, 6)))
+
+
+@pytest.mark.parametrize("size", [200_000, 300_000, 100])
+def test_what_was_rewritten_is_never_read_with_the_offsets_of_before(rewritable, size):
+    path, write = rewritable
+    write(bytes(200_000))
+    version = path.head().version
+    assert version is not None
+    assert path.read_end(3, version) == bytes(3)
+    write(b"x" * size)
+    assert path.head().version != version
+    for read in (
+        lambda: path.read_range(10, 5, version),
+        lambda: path.read_range(150_000, 5, version),
+        lambda: path.read_end(3, version),
+        lambda: path.read_ranges([0, 90_000, 199_000], [10, 10, 10], version),
+    ):
+        with pytest.raises(
+            StoreError, match="/x was rewritten since the store was opened; open the store again"
+        ) as caught:
+            read()
+        assert not isinstance(caught.value, DamagedError)
+    assert bytes(path.read_range(10, 5, path.head().version)) == b"xxxxx"
+
+
+def test_an_object_that_ends_early_and_one_that_is_gone(rewritable):
+    path, write = rewritable
+    write(bytes(100))
+    for version in (None, path.head().version):
+        for start, got in ((98, 2), (100, 0), (500, 0)):
+            with pytest.raises(DamagedError, match=f"/x ends early: asked for 5 bytes from byte {start}, got {got}"):
+                path.read_range(start, 5, version)
+            with pytest.raises(DamagedError, match="/x ends early"):
+                path.read_ranges([0, start + 400_000], [2, 5], version)
+    for read in (lambda: (path.parent / "y").head(), lambda: (path.parent / "y").read_ranges([0, 300_000], [1, 1])):
+        with pytest.raises(FileNotFoundError, match="no such object"):
+            read()
+
+
+def test_ranges_are_read_from_many_threads_that_are_all_taken(memory, web, tmp_path):
+    (tmp_path / "x").write_bytes(bytes(range(256)) * 4000)
+    path, starts = objects(web.url) / "x", list(range(0, 1_000_000, 100_000))
+    with ThreadPoolExecutor(48) as pool:
+        found = list(pool.map(lambda _: path.read_ranges(starts, [3] * 10), range(96), timeout=60))
+    assert all([bytes(part) for part in parts] == [path.read_range(s, 3) for s in starts] for parts in found[:1])
+    assert all(parts == found[0] for parts in found)
+
+
+def test_a_server_that_stumbles_is_asked_again_and_one_that_fails_is_no_damage(web, tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(bytes(100))
+    path, answer = objects(web.url) / "x", object_server._Handler.do_GET
+    failures = [503, 500]
+
+    def stumble(handler: Any) -> None:
+        if failures:
+            handler.send_error(failures.pop())
+        else:
+            answer(handler)
+
+    monkeypatch.setattr(object_server._Handler, "do_GET", stumble)
+    assert path.read_ranges([3], [4]) == [bytes(4)]
+    failures = [403]
+    with pytest.raises(StoreError, match="no permission") as refused:
+        path.read_range(3, 4)
+    monkeypatch.setattr(client_module, "MOST_RETRIES", 0)
+    with pytest.raises(StoreError, match="cannot be reached") as unreached:
+        objects("http://127.0.0.1:9/x").read_range(3, 4)
+    assert {type(refused.value), type(unreached.value)} == {StoreError}
+
+
+def test_a_client_that_breaks_down_is_an_error_of_the_store(memory):
+    panic = type("PanicException", (BaseException,), {})
+    with pytest.raises(StoreError, match=r"memory://.* broke down \(range start\); try again"), explained(memory):
+        raise panic("range start")
+    with pytest.raises(KeyboardInterrupt), explained(memory):
+        raise KeyboardInterrupt
+
+
+def test_a_moved_array_is_copied_at_once_with_its_metadata_last(memory, monkeypatch):
+    for name in ("zarr.json", *(f"c/{number}/0" for number in range(40))):
+        (memory / "from" / name).put(name.encode())
+    copied, running, most, copy = [], 0, 0, ObjectPath.copy_to
+
+    def slow(path: ObjectPath, target: ObjectPath) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.01)
+        copy(path, target)
+        running -= 1
+        copied.append(path.name)
+
+    monkeypatch.setattr(ObjectPath, "copy_to", slow)
+    move(memory / "from", memory / "to" / "there")
+    assert (copied.index("zarr.json"), len(copied)) == (40, 41)
+    assert most >= 8
+    found = {path.relative_to(memory).as_posix(): path.read_bytes() for path in memory.sizes_below()}
+    names = ("zarr.json", *(f"c/{number}/0" for number in range(40)))
+    assert found == {f"to/there/{name}": name.encode() for name in names}
 
 
 def test_what_cannot_be_reached_is_said_with_the_way_out(s3_server, monkeypatch, data):

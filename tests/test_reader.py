@@ -2,7 +2,10 @@
 
 import os
 import pickle
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +14,9 @@ import pyarrow as pa
 import pytest
 from commands import extract, split_folder, write_corpus
 from encodeonce.store import FeatureStore, FeatureWriter, NewUtterance, Output, StoreError
+from encodeonce.store import ids as ids_module
 from encodeonce.store.ids import IdIndex
+from encodeonce.store.shards import POOL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_readers import read_both
@@ -102,11 +107,10 @@ def test_unknown_names_are_told_with_what_is_close(store):
 
 
 def test_a_closed_store_opens_its_shards_again_and_keeps_few_open(store, monkeypatch):
-    (part,) = store.parts
     store.close()
-    monkeypatch.setattr(part._pool, "_limit", 1)
+    monkeypatch.setattr(POOL, "_limit", 1)
     held = [utterance.features for utterance in store]
-    assert len(part._pool) == 1
+    assert len(POOL) == 1
     store.close()
     for utterance, features in zip(store, held, strict=True):
         np.testing.assert_array_equal(utterance.features, features)
@@ -114,8 +118,7 @@ def test_a_closed_store_opens_its_shards_again_and_keeps_few_open(store, monkeyp
 
 def test_a_forked_process_reads_though_a_thread_held_the_lock(store):
     store.read([0])
-    (part,) = store.parts
-    with part._pool._lock:
+    with POOL._held():
         child = os.fork()
         if child == 0:
             code = 1
@@ -207,6 +210,32 @@ def test_ids_are_found_where_they_are(names, other, cuts):
     if names:
         doubled = IdIndex(pa.chunked_array([*column.chunks, pa.array([names[0]])]))
         assert doubled.first_double() == names[0]
+
+
+def test_ids_of_one_hash_are_told_apart(monkeypatch):
+    monkeypatch.setattr(ids_module, "hash", len, raising=False)
+    index = IdIndex(pa.chunked_array([["ab", "cd", "e", "fg"]]))
+    assert [index.find(name) for name in ("fg", "e", "ab", "cd", "xy")] == [3, 2, 0, 1, None]
+    assert index.first_double() is None
+    assert IdIndex(pa.chunked_array([["ab", "cd", "ab"]])).first_double() == "ab"
+
+
+HOLDING = """
+import resource, sys
+from encodeonce.store import FeatureStore, StoreError
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+store = FeatureStore(sys.argv[1])
+try:
+    held = [utterance.features for utterance in store]
+except StoreError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_too_many_arrays_that_are_kept_are_told_how_to_go_on(tmp_path):
+    store = make_store(tmp_path / "s", [100] * 80, shard_frames=128)
+    done = subprocess.run([sys.executable, "-c", HOLDING, str(store.path)], capture_output=True, text=True)
+    assert re.search(r"^StoreError: .*ulimit -n", done.stderr), done.stderr
 
 
 def test_a_notebook_shows_a_store_with_everything_escaped(store, tmp_path):

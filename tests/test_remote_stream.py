@@ -1,6 +1,9 @@
 """Reading and streaming from object stores: the same values in few requests, and damage found on the way."""
 
+import os
 import pickle
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -110,3 +113,88 @@ def test_a_store_over_http_is_opened_without_a_listing_and_pickled(local, web, t
     np.testing.assert_array_equal(store["utt-003"].features, local["utt-003"]["layer-9"])
     by_set = FeatureStore(str(store.path.parent), split="dev")
     assert by_set.ids == local.ids
+
+
+def test_a_replaced_shard_is_not_read_with_old_offsets(memory, tmp_path):
+    lengths = frames_of(60)
+    written = make_store(memory / "s", lengths, OUTPUTS)
+    ranges, cached = (
+        FeatureStore(written.path, output="layer-9", cache=tmp_path / "cache", cache_bytes=size) for size in (0, 10**9)
+    )
+    before = ranges.read(ranges.ids).values
+    names = cached.ids
+    array = cached.path / "features.zarr" / "layer-9" / "c"
+    shard = ranges["utt-007"].record["shard"]
+    path = array / str(shard) / "0"
+    data = path.read_bytes()
+    assert isinstance(path, ObjectPath)
+    path.put(bytes(512) + data)  # everything lies elsewhere now
+    with pytest.raises(StoreError, match=f"/c/{shard}/0 was rewritten since the store was opened"):
+        ranges.read(names)
+    with pytest.raises(StoreError, match=f"/c/{shard}/0"):
+        list(cached.stream(frames_per_batch=900))
+    path.put(data)
+    np.testing.assert_array_equal(FeatureStore(written.path, output="layer-9").read(names).values, before)
+
+
+def test_damage_that_one_rank_meets_leaves_the_steps_of_all_the_same(local, web, tmp_path):
+    shard = local["utt-007"].record["shard"]
+    path = Path(str(local.path)) / "features.zarr" / "layer-9" / "c" / str(shard) / "0"
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    lost = {row["id"] for row in local.table.to_pylist() if row["shard"] == shard}
+    streams = [
+        remote(web, local, tmp_path / "cache").stream(frames_per_batch=400, rank=r, world_size=2, on_error="skip")
+        for r in range(2)
+    ]
+    for _ in range(3):
+        ranks = [list(stream) for stream in streams]
+        assert len(ranks[0]) == len(ranks[1])
+        seen = [name for batches in ranks for batch in batches for name in batch.ids]
+        assert sorted(seen) == sorted(set(local.ids) - lost)
+        assert len({str(stream.state_dict()) for stream in streams}) == 1
+
+
+def test_shards_are_brought_before_they_are_due(local, web, tmp_path):
+    stream = remote(web, local, tmp_path / "cache").stream(
+        frames_per_batch=250, shuffle="shards", shard_window=1, prefetch=1, threads=1
+    )
+    batches = iter(stream)
+    next(batches)
+    give_up = time.monotonic() + 20
+    while len(gets(web, "layer-9")) < 5 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert len(gets(web, "layer-9")) >= 5  # the first batches lie in one shard
+
+
+def test_windows_that_the_cache_cannot_hold_are_refused(local, web, tmp_path):
+    size = 1024 * 32 * 2  # a shard's values
+    store = remote(web, local, tmp_path / "cache", cache_bytes=5 * size)
+    with pytest.raises(StoreError, match=r"the disk cache holds 5 shards .* take shard_window=2 or less, or a larger"):
+        store.stream(frames_per_batch=900, shard_window=3)
+    stream = store.stream(frames_per_batch=900, shard_window=2)
+    assert sorted(name for batch in stream for name in batch.ids) == sorted(local.ids)
+    kept = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert kept <= 5 * size
+
+
+def test_a_forked_process_is_told_and_does_not_hang(memory):
+    store = make_store(memory / "s", frames_of(30))
+    store.read(store.ids)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            store.read(store.ids)
+        except StoreError as error:
+            code = 0 if "spawn" in str(error) else 2
+        finally:
+            os._exit(code)
+    give_up = time.monotonic() + 30
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)

@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,10 +35,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     read_range = ObjectPath.read_range
 
-    def counted(path: ObjectPath, offset: int, length: int) -> memoryview:
+    def counted(path: ObjectPath, *arguments: Any) -> memoryview:
         counts[path.name] += 1
         time.sleep(0.001)
-        return read_range(path, offset, length)
+        return read_range(path, *arguments)
 
     monkeypatch.setattr(ObjectPath, "read_range", counted)
     return counts
@@ -129,6 +131,54 @@ def test_what_a_killed_download_left_is_cleaned_away(memory, tmp_path):
     assert cache.fetch(*first).read_bytes() == first[0].read_bytes()
     cache.fetch(*second)
     assert {file.name for file in (tmp_path / "cache").iterdir()} == {first[2], second[2]}
+
+
+def test_what_others_keep_in_the_folder_is_left_alone_and_does_not_count(memory, tmp_path):
+    folder = tmp_path / "cache"
+    (folder / "sub").mkdir(parents=True)
+    (folder / ("a" * 64)).mkdir()
+    theirs = ["thesis.tex", "download.iso.part", "A" * 64, "0" * 63, f"{'0' * 64}.part.part", "sub/notes"]
+    for name in theirs:
+        (folder / name).write_bytes(bytes(2 * SIZE))
+        os.utime(folder / name, (0, 0))
+    cache, shards = ShardCache(folder, 2 * SIZE), [shard(memory, number) for number in range(3)]
+    for one in shards:
+        cache.fetch(*one)
+        time.sleep(0.01)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {*theirs, shards[1][2], shards[2][2]}
+    assert (folder / ("a" * 64)).is_dir()
+
+
+def test_a_shard_that_goes_or_is_rewritten_during_its_download(rewritten_after_head, tmp_path):
+    source, size, digest, change = rewritten_after_head
+    cache = ShardCache(tmp_path / "cache", 10 * SIZE)
+    change(source.unlink)
+    with pytest.raises(DamagedError, match=f"{source} is not there, though its commit record is"):
+        cache.fetch(source, size, digest)
+    source.put(bytes(size))
+    change(lambda: source.put(b"x" * size))
+    with pytest.raises(StoreError, match=f"{source} was rewritten since the store was opened"):
+        cache.fetch(source, size, digest)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.fixture
+def rewritten_after_head(
+    memory: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> tuple[ObjectPath, int, str, Callable[[Callable[[], Any]], None]]:
+    """A shard, and a way to do something to it as soon as its size was asked for."""
+    ahead: list[Callable[[], Any]] = []
+    head = ObjectPath.head
+
+    def asked(path: ObjectPath) -> Any:
+        found = head(path)
+        while ahead:
+            ahead.pop()()
+        return found
+
+    monkeypatch.setattr(ObjectPath, "head", asked)
+    return *shard(memory, 1), ahead.append
 
 
 def test_threads_share_downloads_and_stay_under_the_limit(memory, tmp_path, reads):

@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from encodeonce.store import Batch, FeatureStore, Output, StoreError
+from encodeonce.store import Batch, DamagedError, FeatureStore, Output, StoreError
+from encodeonce.store import shards as shards_module
+from encodeonce.store import split as split_module
 from encodeonce.store.objects import StorePath
 from encodeonce.store.quantize import quantize, restore
 from encodeonce.store.split import Split
@@ -98,8 +100,10 @@ def test_crops_lie_elsewhere_in_every_epoch_and_the_same_in_every_run(store):
     stream, again = (store.stream(frames_per_batch=900, crop_frames=15) for _ in range(2))
     first, second = list(stream), list(stream)
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
-    by_id = [{n: b.features[i].numpy() for b in epoch for i, n in enumerate(b.ids)} for epoch in (first, second)]
-    assert sum(not np.array_equal(by_id[0][n], by_id[1][n]) for n in store.ids) > 50
+    other = list(store.stream(frames_per_batch=900, crop_frames=15, seed=1))
+    by_id = [{n: b.features[i].numpy() for b in epoch for i, n in enumerate(b.ids)} for epoch in (first, second, other)]
+    for another in by_id[1:]:
+        assert sum(not np.array_equal(by_id[0][n], another[n]) for n in store.ids) > 50
 
 
 @settings(max_examples=60, deadline=None)
@@ -179,13 +183,18 @@ def test_a_loop_that_breaks_goes_on_at_the_next_batch(store):
 
 def test_a_state_of_another_plan_is_refused_with_what_differs(store, codes, tmp_path):
     state = store.stream(frames_per_batch=900).state_dict()
-    assert all(isinstance(value, int) for name, value in state.items() if name not in ("plan", "shuffle"))
+    assert all(type(value) is int for name, value in state.items() if name not in ("plan", "shuffle"))
     with pytest.raises(StoreError, match="frames_per_batch: 800 against 900"):
         store.stream(frames_per_batch=800).load_state_dict(state)
     with pytest.raises(StoreError, match="seed: 1 against 0"):
         store.stream(frames_per_batch=900, seed=1).load_state_dict(state)
     with pytest.raises(StoreError, match=r"utterances: \d+ against 60"):
         store.stream(frames_per_batch=900, where="speaker == 'a'").load_state_dict(state)
+    renamed = make_store(tmp_path / "renamed", frames_of(60), [LAYER, SMALL], prefix="other")
+    computed_otherwise = make_store(tmp_path / "otherwise", frames_of(60), [LAYER, SMALL], encoder="toy-2")
+    for other in (renamed, computed_otherwise):
+        with pytest.raises(StoreError, match="the utterances of the store, or which outputs"):
+            other.stream(frames_per_batch=900).load_state_dict(state)
     with pytest.raises(StoreError, match="which outputs"):
         store.stream(frames_per_batch=900, outputs=["layer-9-int8"]).load_state_dict(state)
     other = make_store(tmp_path / "s", [*frames_of(60)[:-1], 20], [LAYER])
@@ -222,6 +231,14 @@ def test_subsets(store):
         ({"frames_per_batch": 100}, r"\d+ utterances are longer than frames_per_batch=100, up to \d+ frames \('utt-"),
         ({"frames_per_batch": 0}, "frames_per_batch=0: take 1 or more"),
         ({"seed": -1}, "seed=-1"),
+        ({"seed": 0.5}, "seed=0.5: take a whole number"),
+        ({"device": "gpu"}, "device='gpu': torch knows no such device"),
+        ({"device": "cuda:77"}, r"device='cuda:77': torch sees \d+ CUDA GPUs"),
+        ({"dtype": "flaot16"}, "dtype='flaot16': take a floating one"),
+        ({"dtype": "int32"}, "dtype='int32': take a floating one"),
+        ({"dtype": "bfloat16", "device": None}, "numpy has no such dtype"),
+        ({"where": "text == None"}, "missing values are found with `is None`"),
+        ({"prefetch": 0}, "prefetch=0"),
         ({"rank": 2, "world_size": 2}, "rank=2 of world_size=2"),
         ({"rank": 0}, "give both"),
         ({"shuffle": "yes"}, "take one of auto, all, shards, none"),
@@ -260,6 +277,7 @@ def test_kept_batches_keep_their_values_and_dropped_ones_give_their_buffers_back
     gc.collect()
     rings = [source.ring for source in stream._sources]
     free = sum(len(ring._free) for ring in rings)
+    assert free > 0
     for _batch in stream:
         pass
     assert torch.equal(part, value)  # a slice holds the buffer
@@ -275,6 +293,54 @@ def test_numpy_without_a_device_and_other_dtypes(store, codes):
     assert batch["codes"].values.dtype == np.uint16
     (batch, *_) = store.stream(frames_per_batch=900, dtype="bfloat16")
     assert batch.features.dtype == torch.bfloat16
+
+
+def test_a_dtype_is_for_quantities_and_leaves_codes_alone(store, codes):
+    for device, dtype in (("cpu", "bfloat16"), (torch.device("cpu"), torch.float16), (None, "float32")):
+        for batch in store.stream(frames_per_batch=900, beside={"codes": codes}, dtype=dtype, device=device):
+            for i, name in enumerate(batch.ids):
+                count = int(batch["codes"].lengths[i])
+                assert np.array_equal(batch["codes"].values[i, :count], values_of(name, count, 8, "uint16"))
+        assert str(batch.features.dtype).endswith(str(dtype).removeprefix("torch."))
+
+
+def test_names_may_be_given_alone_and_numbers_as_numpy_has_them(store):
+    stream = store.stream(frames_per_batch=np.int64(900), seed=np.int64(3), outputs="layer-9-int8", columns="speaker")
+    batch = next(iter(stream))
+    assert list(batch.outputs) == ["layer-9-int8"]
+    assert set(batch.columns["speaker"]) == {"a", "b"}
+    assert type(stream.state_dict()["seed"]) is int
+    with pytest.raises(KeyError, match="no column 'text'"):
+        _ = batch.text
+    with pytest.raises(KeyError, match="no output 'codes'; there are layer-9-int8"):
+        _ = batch["codes"]
+
+
+def test_one_goes_on_where_a_batch_says_and_not_beyond_the_end(store):
+    for world in (1, 4):
+        stream = store.stream(frames_per_batch=700, rank=0, world_size=world)
+        whole = list(stream)
+        for k in (0, 2, len(whole) - 1):
+            stream.seek(0, whole[k].place.taken)
+            assert [batch.ids for batch in stream][: len(whole) - k - 1] == [b.ids for b in whole[k + 1 :]] or k == len(
+                whole
+            ) - 1
+        assert whole[-1].place.taken == len(stream.plan(0))
+        stream.seek(0, whole[-1].place.taken)
+        assert (stream.epoch, stream.state_dict()["batch"]) == (1, 0)
+        for epoch, batch in ((0, len(stream.plan(0)) + 1), (0, -1), (-1, 0)):
+            with pytest.raises(StoreError, match="cannot be taken"):
+                stream.seek(epoch, batch)
+
+
+def test_two_loops_over_one_stream_do_not_share_its_batches(store):
+    stream = store.stream(frames_per_batch=700)
+    first, second = iter(stream), iter(stream)
+    assert next(first).number == 0
+    assert next(second).number == 1
+    with pytest.raises(StoreError, match="another loop"):
+        next(first)
+    assert next(second).number == 2
 
 
 def broken_copy(store: FeatureStore, folder: Path) -> tuple[FeatureStore, list[int]]:
@@ -319,14 +385,64 @@ def test_a_damaged_shard_is_an_error_or_skipped_by_all_ranks(store, tmp_path, ho
         assert all(str(path) in reason for stream in streams for reason in stream.skipped.values())
 
 
+def test_nothing_left_is_an_error(store, tmp_path):
+    copy, shards = broken_copy(store, tmp_path)
+    for shard in shards:
+        damage(copy.path / "features.zarr" / "layer-9" / "c" / str(shard) / "0", "gone")
+    with pytest.raises(StoreError, match="every shard is damaged"):
+        list(FeatureStore(copy.path).stream(frames_per_batch=700, on_error="skip"))
+
+
+def test_what_may_pass_is_an_error_though_damage_is_skipped(store, tmp_path, monkeypatch):
+    copy, _ = broken_copy(store, tmp_path)
+    opened = shards_module.LocalShard
+
+    def refused(path):
+        if path.parent.name == "1":
+            raise StoreError(f"{path} cannot be read: Permission denied")
+        return opened(path)
+
+    monkeypatch.setattr(split_module, "LocalShard", refused)
+    with pytest.raises(StoreError, match="Permission denied"):
+        list(copy.stream(frames_per_batch=700, on_error="skip"))
+
+
+def test_a_disk_that_fails_inside_a_shard_is_skipped_and_read_once(store, tmp_path, monkeypatch):
+    copy, shards = broken_copy(store, tmp_path)
+    bad = copy.path / "features.zarr" / "layer-9" / "c" / str(shards[2]) / "0"
+    looked = []
+    monkeypatch.setattr(
+        shards_module.LocalShard,
+        "check_readable",
+        lambda self: looked.append(self.path) or (self.path == bad and fail(self)),
+    )
+    read = shards_module.LocalShard.read_into
+
+    def fail(self):
+        raise DamagedError(f"{self.path} cannot be read at byte 512: Input/output error")
+
+    monkeypatch.setattr(
+        shards_module.LocalShard, "read_into", lambda self, *rest: fail(self) if self.path == bad else read(self, *rest)
+    )
+    lost = {row["id"] for row in store.table.to_pylist() if row["shard"] == shards[2]}
+    with pytest.raises(StoreError, match="Input/output error"):
+        list(copy.stream(frames_per_batch=700))
+    stream = copy.stream(frames_per_batch=700, on_error="skip")
+    for _ in range(2):
+        assert {name for batch in stream for name in batch.ids} == set(store.ids) - lost
+    assert set(stream.skipped) == lost
+    assert looked.count(bad) == 1
+    assert len(looked) <= len(shards)
+
+
 def test_a_shard_that_goes_while_streaming(store, tmp_path, caplog):
     copy, shards = broken_copy(store, tmp_path)
     strict, lenient = (copy.stream(frames_per_batch=250, shuffle="none", on_error=how) for how in ("raise", "skip"))
     strict, lenient = iter(strict), iter(lenient)
     next(strict), next(lenient)
-    copy.close()
     path = copy.path / "features.zarr" / "layer-9" / "c" / str(shards[-1]) / "0"
     damage(path, "gone")
+    copy.close()
     with pytest.raises(StoreError, match=f"{path} cannot be read"):
         list(strict)
     lost = {row["id"] for row in store.table.to_pylist() if row["shard"] == shards[-1]}
@@ -348,6 +464,18 @@ def test_in_a_data_loader_the_order_is_the_streams(store):
                 assert all(same(a, b) for a, b in zip(batches, whole, strict=True))
             assert sorted(n for batch in batches for n in batch.ids) == sorted(store.ids)
             assert batches[0].epoch == epoch
+
+
+def test_workers_that_persist_begin_every_epoch_where_they_are_told(store):
+    dataset = store.stream(frames_per_batch=700).dataset()
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=True)
+    alone = store.stream(frames_per_batch=700)
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        whole = list(alone)
+        assert all(same(a, b) for a, b in zip(loader, whole, strict=True))
+    dataset.set_epoch(0, 3)
+    assert [batch.number for batch in loader] == list(range(3, len(alone.plan(0))))
 
 
 def test_waiting_is_counted(store, monkeypatch):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+from encodeonce.store.errors import StoreError
 from encodeonce.store.streaming.selection import Source
 
 DOWNLOADS = 8
@@ -11,6 +12,26 @@ DOWNLOADS = 8
 
 BATCHES = 32
 """How many batches ahead of the one that is read next."""
+
+
+def check_cache(sources: Sequence[Source], shard_window: int) -> None:
+    """Refuse windows of shards that the disk cache cannot hold: two of them, since the next one comes while one is read.
+
+    Raises:
+        StoreError: they are too large; the message says which would do.
+    """
+    for source in sources:
+        for part in source.store.parts:
+            if not part.is_cached:
+                continue
+            needed = 2 * min(shard_window, len(np.unique(part.shards))) * len(sources)
+            if part.cached_shards < needed:
+                fitting = part.cached_shards // (2 * len(sources))
+                way = f"take shard_window={fitting} or less, or" if fitting else "take"
+                raise StoreError(
+                    f"the disk cache holds {part.cached_shards} shards of {part.path}, and two windows of {shard_window} of "
+                    f"{len(sources)} outputs are {needed}; {way} a larger cache_bytes"
+                )
 
 
 class ShardsAhead:

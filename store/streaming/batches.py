@@ -1,12 +1,14 @@
 """From the utterances of a batch to its tensors: read into reused buffers, padded, restored, moved to the device."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from encodeonce.store.streaming.form import Form
 from encodeonce.store.streaming.selection import Source
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ class Features(NamedTuple):
     lengths: Array
 
 
+class Place(NamedTuple):
+    """Where a batch stands in a stream."""
+
+    epoch: int
+    number: int
+    """In the epoch's global sequence."""
+    taken: int
+    """Batches of the sequence that all ranks have taken together, with this step: where to `seek` to go on after it."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Utterances of a stream. On a device, `features` and `lengths` are its tensors; without one they are numpy arrays."""
@@ -33,15 +45,25 @@ class Batch:
     """Every output by its name, the first one first."""
     columns: dict[str, list[Any]]
     """Columns of the table, a value an utterance."""
-    epoch: int
-    number: int
-    """Its place in the epoch's global sequence."""
+    place: Place
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, output: str) -> Features:
+        if output not in self.outputs:
+            raise KeyError(f"the batch has no output {output!r}; there are {', '.join(self.outputs)}")
         return self.outputs[output]
+
+    @property
+    def epoch(self) -> int:
+        """Its epoch."""
+        return self.place.epoch
+
+    @property
+    def number(self) -> int:
+        """Its number in the epoch's global sequence."""
+        return self.place.number
 
     @property
     def features(self) -> Array:
@@ -56,11 +78,15 @@ class Batch:
     @property
     def text(self) -> list[str | None]:
         """The transcripts."""
+        if "text" not in self.columns:
+            raise KeyError("the stream gives no column 'text'; ask for it with columns=")
         return self.columns["text"]
 
     def to(self, device: Any, non_blocking: bool = False) -> "Batch":
-        """The same batch on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same batch on a device; of numpy arrays, as tensors."""
+        import torch
+
+        return self._each(lambda values: torch.as_tensor(values).to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """The same batch in pinned memory; a DataLoader asks for it."""
@@ -92,45 +118,61 @@ class Crop:
     def of(self, source: Source, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First frame and number of frames of some utterances of a source, which may have another frame rate."""
         ratio = source.store.frame_rate / self.frame_rate
-        have = source.frames[chosen].astype(np.int64)
+        have = source.store.frames[source.indices[chosen]].astype(np.int64)
         first = np.minimum(np.rint(self.starts[chosen] * ratio).astype(np.int64), have - 1)
         most = max(1, round(self.frames * ratio))
         return first, np.minimum(have - first, most)
 
 
 class Filler:
-    """Makes batches. Threads may share it."""
+    """Makes batches. Threads may share it, after `begin`."""
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        columns: Sequence[str],
-        device: str | None,
-        dtype: str | None,
-        capacity_frames: int,
-    ) -> None:
-        self.sources, self._capacity_frames = list(sources), capacity_frames
-        self._device, self._dtype = device, dtype
-        first = self.sources[0]
+    def __init__(self, sources: Sequence[Source], columns: Sequence[str], form: Form, capacity_frames: int) -> None:
+        self._sources, self._form, self._columns = list(sources), form, list(columns)
+        first = self._sources[0]
         self._table = first.store.columns(list(dict.fromkeys(["id", *columns]))).take(pa.array(first.indices))
+        self._capacities = {
+            source.name: math.ceil(capacity_frames * source.store.frame_rate / first.store.frame_rate)
+            for source in self._sources
+        }
         self._side: Any = None
 
-    def fill(self, chosen: np.ndarray, crop: Crop | None, epoch: int, number: int) -> Batch:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_side": None}
+
+    def begin(self) -> None:
+        """Take the GPU that is current in the calling thread, where no other was named: the readers' own may be another."""
+        if self._form.on_gpu and self._side is None:
+            import torch
+
+            device = torch.device(self._form.device or "cuda")
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self._side = torch.cuda.Stream(torch.device("cuda", index))
+
+    def begin_thread(self) -> None:
+        """What every thread does before its first batch."""
+        if self._side is not None:
+            import torch
+
+            torch.cuda.set_device(self._side.device)
+
+    def fill(self, chosen: np.ndarray, crop: Crop | None, place: Place) -> Batch:
         """The batch of some of the stream's utterances.
 
         Raises:
             DamagedError: a shard cannot be read.
         """
         rows = self._table.take(pa.array(chosen))
-        columns = {name: rows[name].to_pylist() for name in rows.column_names}
+        ids = rows["id"].to_pylist()
+        columns = {name: rows[name].to_pylist() for name in self._columns}
         if "metadata" in columns:
             columns["metadata"] = [json.loads(text) if text else {} for text in columns["metadata"]]
-        outputs = {source.name: self._features(source, chosen, crop) for source in self.sources}
-        return Batch(columns.pop("id"), outputs, columns, epoch, number)
+        outputs = {source.name: self._features(source, chosen, crop) for source in self._sources}
+        return Batch(ids, outputs, columns, place)
 
     def _features(self, source: Source, chosen: np.ndarray, crop: Crop | None) -> Features:
         spec, indices = source.spec, source.indices[chosen]
-        skip, lengths = (None, source.frames[chosen]) if crop is None else crop.of(source, chosen)
+        skip, lengths = (None, source.store.frames[indices]) if crop is None else crop.of(source, chosen)
         lengths = lengths.astype(np.int64)
         values = self._room(source, lengths, np.dtype(spec.dtype))
         rows = values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
@@ -143,7 +185,7 @@ class Filler:
             part.read_into(spec, some, wanted, None if skip is None else skip[positions])
             if affines is not None:
                 part.read_affines_into(spec, some, [affines[i].data.cast("B") for i in positions.tolist()])
-        if is_gpu(self._device):
+        if self._form.on_gpu:
             return self._upload(values, lengths, affines)
         if affines is not None:
             values = self._restored(source, values, lengths, affines)
@@ -156,8 +198,8 @@ class Filler:
         shape = len(lengths), int(lengths.max(initial=0)), source.spec.width
         size = shape[0] * shape[1] * shape[2] * dtype.itemsize
         # One size for all, also where int8 and what it is restored to take turns: then every buffer fits every batch.
-        restored = source.spec.dtype == "int8" and not is_gpu(self._device)
-        usual = self._capacity_frames * source.spec.width * (4 if restored else dtype.itemsize)
+        restored = source.spec.dtype == "int8" and not self._form.on_gpu
+        usual = self._capacities[source.name] * source.spec.width * (4 if restored else dtype.itemsize)
         return source.ring.take(max(size, usual))[:size].view(dtype).reshape(shape)
 
     def _restored(self, source: Source, codes: np.ndarray, lengths: np.ndarray, affines: np.ndarray) -> np.ndarray:
@@ -169,42 +211,35 @@ class Filler:
 
     def _as_asked(self, values: np.ndarray, lengths: np.ndarray) -> Features:
         """numpy arrays without a device; tensors otherwise, codes as int32 since torch can do little with uint16."""
-        if self._device is None:
-            return Features(values if self._dtype is None else values.astype(self._dtype), lengths)
+        dtype = None if values.dtype == np.uint16 else self._form.dtype  # codes are numbers of things, not quantities
+        if self._form.device is None:
+            return Features(values if dtype is None else values.astype(dtype, copy=False), lengths)
         import torch
 
         tensor = torch.from_numpy(values.astype(np.int32) if values.dtype == np.uint16 else values)
-        return Features(
-            tensor if self._dtype is None else tensor.to(getattr(torch, self._dtype)), torch.from_numpy(lengths)
-        )
+        tensor = tensor if dtype is None else tensor.to(getattr(torch, dtype))
+        return Features(tensor.to(self._form.device), torch.from_numpy(lengths).to(self._form.device))
 
     def _upload(self, values: np.ndarray, lengths: np.ndarray, affines: np.ndarray | None) -> Features:
-        """Copy to the device on a stream beside the consumer's; restore, convert and zero the padding there.
+        """Copy to the GPU on a stream beside the consumer's; restore, convert and zero the padding there.
 
         The copy is over when this returns: the pinned buffer is free, and the consumer has nothing to wait for.
         """
         import torch
 
-        device = torch.device(self._device or "cuda")
-        if self._side is None:
-            self._side = torch.cuda.Stream(device)
-        with torch.cuda.stream(self._side):
+        side = self._side
+        with torch.cuda.stream(side):
             near = torch.from_numpy(values.view(np.int16) if values.dtype == np.uint16 else values)
-            far = near.to(device, non_blocking=True)
-            counts = torch.from_numpy(lengths).to(device)
+            far = near.to(side.device, non_blocking=True)
+            counts = torch.from_numpy(lengths).to(side.device)
             if values.dtype == np.uint16:
                 far = far.to(torch.int32) & 0xFFFF
-            if affines is not None:
-                scale, offset = torch.from_numpy(affines).to(device).unsqueeze(2).unbind(1)
+            elif affines is not None:
+                scale, offset = torch.from_numpy(affines).to(side.device).unsqueeze(2).unbind(1)
                 far = far.to(torch.float32) * scale + offset
-            if self._dtype is not None:
-                far = far.to(getattr(torch, self._dtype))
-            past = torch.arange(far.shape[1], device=device)[None, :] >= counts[:, None]
+            if self._form.dtype is not None and values.dtype != np.uint16:
+                far = far.to(getattr(torch, self._form.dtype))
+            past = torch.arange(far.shape[1], device=side.device)[None, :] >= counts[:, None]
             far.masked_fill_(past[:, :, None], 0)
-        self._side.synchronize()
+        side.synchronize()
         return Features(far, counts)
-
-
-def is_gpu(device: str | None) -> bool:
-    """Whether tensors go to another memory than the processor's."""
-    return device is not None and device.split(":")[0] == "cuda"

@@ -15,7 +15,7 @@ from encodeonce.store.streaming.ring import Ring
 from encodeonce.store.streaming.where import matching
 
 SAME_SECONDS = 0.1
-"""Utterances of one id whose durations differ by more are not the same audio."""
+"""Utterances of one id whose durations differ by more, and by more than a frame, are not the same audio."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def select(
     kept = np.ones(len(store), bool)
     if where is not None:
         kept[:] = False
-        kept[matching(store.table, where).to_numpy()] = True
+        kept[matching(store, where)] = True
     if min_frames is not None:
         kept &= store.frames >= min_frames
     if max_frames is not None:
@@ -101,7 +101,7 @@ def join(
     for name, positions in at.items():
         ours, theirs = (s.columns(["duration"])["duration"].to_numpy() for s in (store, beside[name]))
         apart = np.abs(ours[chosen] - theirs[positions])
-        if apart.max() > SAME_SECONDS:
+        if apart.max() > max(SAME_SECONDS, 1.01 / store.frame_rate, 1.01 / beside[name].frame_rate):
             worst = int(apart.argmax())
             raise StoreError(
                 f"utterance {store.id(int(chosen[worst]))!r} is not the same audio in {store.path} "

@@ -1,6 +1,6 @@
 """The batches of an epoch, read ahead by threads, in an order that depends on nothing but the plan."""
 
-import logging
+import operator
 import os
 import sys
 import time
@@ -8,15 +8,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow.compute as pc
-from encodeonce.store.errors import StoreError
+from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.identity import fingerprint
 from encodeonce.store.reader import FeatureStore
-from encodeonce.store.streaming.ahead import ShardsAhead
-from encodeonce.store.streaming.batches import Batch, Crop, Filler, is_gpu
+from encodeonce.store.streaming.ahead import ShardsAhead, check_cache
+from encodeonce.store.streaming.batches import Batch, Crop, Filler, Form, Place
+from encodeonce.store.streaming.damage import Damage
 from encodeonce.store.streaming.epoch import (
     SHARD_WINDOW,
     WINDOW,
@@ -32,8 +34,6 @@ from encodeonce.store.streaming.selection import Source, contents_hash, join, se
 
 if TYPE_CHECKING:
     from encodeonce.store.streaming.loader import StreamDataset
-
-log = logging.getLogger(__name__)
 
 CROP_BITS = 3
 """The purpose of the random numbers that place crops; see `random_bits`."""
@@ -56,11 +56,15 @@ class PlanOptions:
     shuffle: str
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise StoreError(f"seed={self.seed}: take 0 to 2^63 - 1")
         for name, value in asdict(self).items():
-            if name not in ("seed", "shuffle") and value is not None and value < 1:
-                raise StoreError(f"{name}={value}: take 1 or more")
+            if name == "shuffle" or value is None:
+                continue
+            try:
+                object.__setattr__(self, name, operator.index(value))  # numpy's integers too, as plain ones
+            except TypeError as error:
+                raise StoreError(f"{name}={value!r}: take a whole number") from error
+            if not (0 if name == "seed" else 1) <= value < 2**63:
+                raise StoreError(f"{name}={value}: take {0 if name == 'seed' else 1} or more, below 2^63")
 
 
 class Stream:
@@ -107,10 +111,10 @@ class Stream:
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: str | Sequence[str] | None = None,
         beside: Mapping[str, FeatureStore] | None = None,
         missing: Literal["error", "drop"] = "error",
-        columns: Sequence[str] = ("text",),
+        columns: str | Sequence[str] = ("text",),
         where: str | pc.Expression | None = None,
         min_frames: int | None = None,
         max_frames: int | None = None,
@@ -120,26 +124,28 @@ class Stream:
         shuffle: Shuffle = "auto",
         shard_window: int = SHARD_WINDOW,
         drop_last: bool = False,
-        device: str | None = "cpu",
-        dtype: str | None = None,
+        device: Any = "cpu",
+        dtype: Any = None,
         threads: int = 2,
         prefetch: int = 4,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        _check_choice("shuffle", shuffle, get_args(Shuffle))
-        _check_choice("on_error", on_error, ("raise", "skip"))
-        _check_choice("missing", missing, ("error", "drop"))
+        check_choice("shuffle", shuffle, get_args(Shuffle))
+        check_choice("on_error", on_error, ("raise", "skip"))
+        check_choice("missing", missing, ("error", "drop"))
         if min(threads, prefetch) < 1:
             raise StoreError(f"threads={threads}, prefetch={prefetch}: take 1 or more")
+        columns = [columns] if isinstance(columns, str) else list(columns)
         for column in columns:
-            _check_choice("columns", column, store.column_names)
+            check_choice("columns", column, store.column_names)
         beside = dict(beside or {})
-        names = list(outputs or [store.output])
+        names = [outputs] if isinstance(outputs, str) else list(outputs or [store.output])
         if taken := set(beside) & set(names) or {n for n in names if names.count(n) > 1}:
             raise StoreError(f"{taken.pop()!r} names two outputs of the stream; give each a name of its own")
-        self.store, self.drop_last, self.on_error = store, drop_last, on_error
-        self.rank, self.world_size = _ranks(rank, world_size)
+        self.store, self.drop_last = store, drop_last
+        self.rank, self.world_size, together = find_ranks(rank, world_size)
         self._threads, self._prefetch = threads, prefetch
+        form = Form.of(device, dtype)
         if shuffle == "auto":
             cached = any(part.is_cached for s in (store, *beside.values()) for part in s.parts)
             shuffle = "shards" if cached else "all"
@@ -155,25 +161,31 @@ class Stream:
             shuffle=shuffle,
         )
         chosen, others = join(store, select(store, where, min_frames, max_frames), beside, missing == "drop")
-        self._sources = [Source(name, store, store.spec(name), chosen, Ring(is_gpu(device))) for name in names]
+        self._sources = [Source(name, store, store.spec(name), chosen, Ring(form.on_gpu)) for name in names]
         for name, indices in others.items():
-            self._sources.append(Source(name, beside[name], beside[name].spec(), indices, Ring(is_gpu(device))))
+            self._sources.append(Source(name, beside[name], beside[name].spec(), indices, Ring(form.on_gpu)))
+        if shuffle == "shards":
+            check_cache(self._sources, shard_window)
         self._lengths = np.minimum(store.frames[chosen], crop_frames or np.iinfo(np.int32).max)
         self._check_lengths()
         self._shards = self._sources[0].shard_keys() if shuffle == "shards" else None
         contents = contents_hash(self._sources, self._lengths, self._shards)
         self.plan_hash = fingerprint({"contents": contents, **asdict(self.options)})
         """sha256 of everything that the sequence of batches depends on."""
-        self._filler = Filler(self._sources, columns, device, dtype, frames_per_batch)
-        self._planned: tuple[int, Epoch] | None = None
-        self._epoch, self._taken = 0, 0
-        self.skipped: dict[str, str] = {}
-        """Utterances that were left out because their shards are damaged, each with what is wrong; see `on_error`."""
+        self._filler = Filler(self._sources, columns, form, frames_per_batch)
+        self._damage = Damage(self._sources, together, self.world_size == 1) if on_error == "skip" else None
+        self._plans: dict[int, Epoch] = {}
+        self._epoch, self._taken, self._loop = 0, 0, 0
         self.wait_seconds = 0.0
         """How long the consumer has waited for batches, in all."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_planned": None}
+        return {**self.__dict__, "_plans": {}}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Utterances that were left out because their shards are damaged, each with what is wrong; see `on_error`."""
+        return {} if self._damage is None else dict(self._damage.skipped)
 
     def __len__(self) -> int:
         return self.steps(self._epoch)
@@ -189,7 +201,8 @@ class Stream:
 
     def plan(self, epoch: int) -> Epoch:
         """The global sequence of an epoch; utterances are numbered as the stream chose them."""
-        if self._planned is None or self._planned[0] != epoch:
+        plan = self._plans.get(epoch)
+        if plan is None:
             options = self.options
             plan = plan_epoch(
                 self._lengths,
@@ -202,8 +215,8 @@ class Stream:
                 shard_window=options.shard_window,
                 shuffle=options.shuffle != "none",
             )
-            self._planned = epoch, plan
-        return self._planned[1]
+            self._plans = {**dict(list(self._plans.items())[-1:]), epoch: plan}  # this one and the one before
+        return plan
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: small integers and the hash of the plan, the same on every rank.
@@ -234,14 +247,27 @@ class Stream:
             raise StoreError(
                 f"the state is of another plan and cannot be resumed here, ours against the state's: {what}"
             )
-        self._epoch, self._taken = int(state["epoch"]), int(state["batch"])
+        self.seek(int(state["epoch"]), int(state["batch"]))
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """Go on at an epoch, after so many batches of its global sequence."""
-        self._epoch, self._taken = epoch, batch
+        """Go on at an epoch, after so many batches of its global sequence (`Batch.taken` of the last one).
+
+        Raises:
+            StoreError: the epoch has fewer batches.
+        """
+        if epoch < 0 or not 0 <= batch <= len(self.plan(epoch)):
+            raise StoreError(
+                f"epoch {epoch} has {len(self.plan(max(epoch, 0)))} batches; {batch} of them cannot be taken"
+            )
+        self._loop += 1  # a loop that is going on ends
+        self._move(epoch, batch)
+
+    def _move(self, epoch: int, taken: int) -> None:
+        done = taken >= len(self.plan(epoch))
+        self._epoch, self._taken = (epoch + 1, 0) if done else (epoch, taken)
 
     def dataset(self) -> "StreamDataset":
         """The stream for torch's DataLoader; see `StreamDataset`."""
@@ -251,25 +277,39 @@ class Stream:
 
     def batches(self, worker: int = 0, workers: int = 1) -> Iterator[Batch]:
         """The rest of the epoch; of several workers that share a rank, each gives every so-manieth step of it."""
-        epoch, plan = self._epoch, self.plan(self._epoch)
-        crop, whole = self._crop(epoch), self._readable()
+        begun = time.perf_counter()
+        self._loop += 1
+        loop, epoch, plan = self._loop, self._epoch, self.plan(self._epoch)
+        crop, whole = self._crop(epoch), None if self._damage is None else self._damage.readable()
         todo = list(self._steps(plan, whole))[worker::workers]
+        if not todo:
+            self._move(epoch, len(plan))  # all of it was dropped, or belongs to other workers
+        self._filler.begin()
         ahead: deque[tuple[Step, Future[Batch]]] = deque()
         shards = ShardsAhead(self._sources, [plan.batch(step.batch) for step in todo])
-        readers = ThreadPoolExecutor(self._threads, "read")
+        readers = ThreadPoolExecutor(self._threads, "read", self._filler.begin_thread)
+        submitted = iter(enumerate(todo))
         try:
-            for number, step in enumerate(todo):
-                shards.reach(number)
-                ahead.append((step, readers.submit(self._make, plan, step, whole, crop, epoch)))
-                if len(ahead) > self._prefetch:
-                    yield self._deliver(*ahead.popleft(), len(plan))
-            while ahead:
-                yield self._deliver(*ahead.popleft(), len(plan))
-            if not todo:
-                self.seek(epoch + 1)  # all of it was dropped
+            while True:
+                for number, step in islice(submitted, self._prefetch + 1 - len(ahead)):
+                    shards.reach(number)
+                    ahead.append((step, readers.submit(self._make, plan, step, whole, crop, epoch)))
+                    if number == len(todo) - 1:
+                        readers.submit(self.plan, epoch + 1)
+                if not ahead:
+                    return
+                step, future = ahead.popleft()
+                batch = future.result()
+                if self._loop != loop:
+                    raise StoreError("another loop over this stream has begun, or it was moved: this one cannot go on")
+                self._move(epoch, step.consumed)
+                batch.record_use()
+                self.wait_seconds += time.perf_counter() - begun
+                yield batch
+                begun = time.perf_counter()
         finally:
             shards.close()
-            readers.shutdown(wait=True, cancel_futures=True)
+            readers.shutdown(wait=False, cancel_futures=True)
 
     def _steps(self, plan: Epoch, whole: np.ndarray | None) -> Iterator[Step]:
         """This rank's steps from where the stream stands; batches of which nothing can be read are passed over by all."""
@@ -290,51 +330,18 @@ class Stream:
         if whole is not None:
             members = members[whole[members]]
         members = members[step.first : step.last]
-        try:
-            return self._filler.fill(members, crop, epoch, step.batch)
-        except StoreError:
-            if self.on_error == "raise":
-                raise
-        # A shard went bad after the epoch began. The batch keeps its place, so that all ranks make as many steps.
-        lost = self._find_damage(members, thorough=True)
-        return self._filler.fill(members[~lost], crop, epoch, step.batch)
-
-    def _deliver(self, step: Step, future: "Future[Batch]", batches: int) -> Batch:
-        begun = time.perf_counter()
-        batch = future.result()
-        self.wait_seconds += time.perf_counter() - begun
-        self._taken = step.consumed
-        if self._taken >= batches:
-            self._epoch, self._taken = self._epoch + 1, 0
-        batch.record_use()
-        return batch
-
-    def _readable(self) -> np.ndarray | None:
-        """Which utterances lie in shards that are whole, `[N]`; None where damage is an error when it is met.
-
-        Every shard is looked at, the same on all ranks, so that all pass over the same utterances.
-        """
-        if self.on_error == "raise":
-            return None
-        return ~self._find_damage(np.arange(len(self._lengths)))
-
-    def _find_damage(self, members: np.ndarray, thorough: bool = False) -> np.ndarray:
-        """Which of some utterances cannot be read; what is new is counted, and told once a shard."""
-        lost = np.zeros(len(self._lengths), bool)
-        concerned = np.zeros(len(self._lengths), bool)
-        concerned[members] = True
-        for source in self._sources:
-            for part, shard, group in source.by_shard():
-                if not concerned[group].any():
-                    continue
-                if (problem := part.problem(source.spec, shard, thorough)) is None:
-                    continue
-                lost[group] = True
-                ids = [source.store.id(int(i)) for i in source.indices[group]]
-                if not self.skipped.keys() >= set(ids):
-                    log.warning("%d utterances are skipped: %s", len(ids), problem)
-                    self.skipped |= dict.fromkeys(ids, problem)
-        return lost[members]
+        place = Place(epoch, step.batch, step.consumed)
+        if self._damage is None:
+            return self._filler.fill(members, crop, place)
+        while True:
+            # A shard that goes bad after the epoch began leaves a smaller batch, so that all ranks make as many steps.
+            members = members[self._damage.outside(members)]
+            try:
+                return self._filler.fill(members, crop, place)
+            except DamagedError:
+                self._damage.meet(members)
+                if self._damage.outside(members).all():
+                    raise
 
     def _crop(self, epoch: int) -> Crop | None:
         most = self.options.crop_frames
@@ -356,18 +363,24 @@ class Stream:
             )
 
 
-def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse an option that is not among those there are.
+
+    Raises:
+        StoreError: it is not; the message lists them.
+    """
     if value not in allowed:
         raise StoreError(f"{name}={value!r}: take one of {', '.join(allowed)}")
 
 
-def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Which taker of the sequence this is, of how many: as given, as torch.distributed says, or as torchrun says."""
+def find_ranks(rank: int | None, world_size: int | None) -> tuple[int, int, bool]:
+    """Which taker of the sequence this is, of how many: as given, as torch.distributed says, or as torchrun says; and
+    whether torch.distributed connects them."""
+    distributed = sys.modules.get("torch.distributed")
+    running = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    theirs = (distributed.get_rank(), distributed.get_world_size()) if running and distributed else None
     if rank is None and world_size is None:
-        distributed = sys.modules.get("torch.distributed")
-        if distributed is not None and distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        rank, world_size = theirs or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     if rank is None or world_size is None or not 0 <= rank < world_size:
         raise StoreError(f"rank={rank} of world_size={world_size}: give both, with rank from 0 to world_size - 1")
-    return rank, world_size
+    return rank, world_size, theirs == (rank, world_size) and world_size > 1

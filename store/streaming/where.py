@@ -5,9 +5,11 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from encodeonce.store.errors import StoreError
+from encodeonce.store.reader import FeatureStore
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -23,7 +25,8 @@ HOW = "compare columns with values, join with and, or, not; for example: duratio
 def condition(text: str, columns: list[str]) -> pc.Expression:
     """A condition written as a Python expression over column names, as an Arrow expression.
 
-    `==`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `not in`, `is None`, `is not None`, `and`, `or`, `not`; nothing is executed.
+    `==`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `not in`, `is None`, `is not None`, `and`, `or`, `not`; nothing is executed. Where a
+    value is missing a comparison holds neither way, as in SQL.
 
     Raises:
         StoreError: it cannot be read, or names a column that the table lacks.
@@ -48,9 +51,11 @@ def condition(text: str, columns: list[str]) -> pc.Expression:
     def compare(left: ast.expr, operation: ast.cmpop, right: ast.expr) -> pc.Expression:
         if isinstance(operation, ast.In | ast.NotIn):
             found = side(left).isin(value(right))
-            return found if isinstance(operation, ast.In) else ~found
+            return found if isinstance(operation, ast.In) else ~found & side(left).is_valid()
         if isinstance(operation, ast.Is | ast.IsNot) and isinstance(right, ast.Constant) and right.value is None:
             return side(left).is_null() if isinstance(operation, ast.Is) else side(left).is_valid()
+        if any(isinstance(node, ast.Constant) and node.value is None for node in (left, right)):
+            raise StoreError(f"where {text!r}: missing values are found with `is None`, others with `is not None`")
         compared = COMPARISONS.get(type(operation))
         if compared is None:
             raise StoreError(f"where {text!r}: {ast.unparse(right)!r} is compared in a way that is not known; {HOW}")
@@ -80,21 +85,20 @@ def condition(text: str, columns: list[str]) -> pc.Expression:
     return build(tree.body)
 
 
-def matching(table: pa.Table, where: str | pc.Expression) -> pa.Array:
-    """Positions of the rows of a table that a condition holds for, int64.
+def matching(store: FeatureStore, where: str | pc.Expression) -> np.ndarray:
+    """Positions of the utterances that a condition holds for, int64.
 
     Raises:
         StoreError: the condition does not fit the table.
     """
-    expression = condition(where, table.column_names) if isinstance(where, str) else where
-    numbered = table.append_column("__position__", pa.array(range(0)) if not len(table) else _positions(len(table)))
+    if isinstance(where, str):
+        expression = condition(where, store.column_names)
+        named = {node.id for node in ast.walk(ast.parse(where.strip(), mode="eval")) if isinstance(node, ast.Name)}
+        table = store.columns(sorted({"id", *named}))
+    else:
+        expression, table = where, store.table
+    numbered = table.append_column("__position__", pa.array(np.arange(len(table))))
     try:
-        return numbered.filter(expression)["__position__"].combine_chunks()
+        return numbered.filter(expression)["__position__"].to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise StoreError(f"where {where!s} does not fit the table: {error}") from error
-
-
-def _positions(count: int) -> pa.Array:
-    import numpy as np
-
-    return pa.array(np.arange(count, dtype=np.int64))
