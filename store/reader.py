@@ -244,14 +244,16 @@ class FeatureStore:
         shape = len(indices), int(lengths.max(initial=0)), spec.width
         dtype = np.dtype(np.float32 if spec.dtype == "int8" else spec.dtype)
         values = np.empty(shape, dtype) if out is None else _room(out, shape, dtype)
-        views = self.views(indices, spec.name)
-        affines = self.affines(indices, spec.name) if spec.dtype == "int8" else None
-        for i, (view, length) in enumerate(zip(views, lengths.tolist(), strict=True)):
-            if affines is None:
-                values[i, :length] = view
-            else:
-                np.multiply(view, affines[i][0], out=values[i, :length])
-                values[i, :length] += affines[i][1]
+        if spec.dtype == "int8":
+            views, affines = self.views(indices, spec.name), self.affines(indices, spec.name)
+            for i, (length, (scale, offset)) in enumerate(zip(lengths.tolist(), affines, strict=True)):
+                np.multiply(views[i], scale, out=values[i, :length])
+                values[i, :length] += offset
+        else:
+            targets = utterance_bytes(values, lengths)
+            for part, positions, some in self.by_part(indices):
+                part.copy_into(spec, some, [targets[i] for i in positions.tolist()])
+        for i, length in enumerate(lengths.tolist()):
             values[i, length:] = 0
         return Padded(values, lengths)
 
@@ -276,6 +278,9 @@ class FeatureStore:
 
     def by_part(self, indices: np.ndarray) -> Iterator[tuple[Split, np.ndarray, np.ndarray]]:
         """Utterances by the split that holds them: the split, which of `indices` these are, and their positions in it."""
+        if len(self.parts) == 1:
+            yield self.parts[0], np.arange(len(indices)), indices
+            return
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(owner).tolist():
             positions = np.flatnonzero(owner == number)
@@ -319,6 +324,15 @@ class FeatureStore:
             return output.name.startswith("layer-"), base, preference.get(output.dtype, 2)
 
         return max(self._outputs.values(), key=rank).name
+
+
+def utterance_bytes(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """The bytes of each utterance's frames in a contiguous padded batch `[B, T, D]`."""
+    rows = values.reshape(-1).view(np.uint8)
+    row_bytes = values.shape[2] * values.itemsize
+    starts = np.arange(len(lengths)) * (values.shape[1] * row_bytes)
+    ends = starts + lengths.astype(np.int64) * row_bytes
+    return [rows[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def _room(out: np.ndarray, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:

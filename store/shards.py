@@ -46,6 +46,7 @@ class LocalShard:
         self.size = state.st_size
         self.version: Version = (state.st_size, state.st_mtime_ns, state.st_ino)
         self._map: mmap.mmap | None = None
+        self._copied = 0
 
     def end(self, size: int) -> bytes:
         """The last bytes of the file."""
@@ -63,6 +64,14 @@ class LocalShard:
                 ) from error
         mapped = self._map
         return [np.frombuffer(mapped, np.uint8, size, offset) for offset, size in zip(offsets, sizes, strict=True)]
+
+    def copy_into(self, target: np.ndarray, offset: int) -> None:
+        """Fill an array of bytes in the quickest way: read, until the mapping has paid for the pages that it has to touch."""
+        if self._map is None and self._copied < self.size // 2:
+            self._copied += len(target)
+            self.read_into(target.data, offset)
+        else:
+            np.copyto(target, self.views([offset], [len(target)])[0])
 
     def read_into(self, target: memoryview, offset: int) -> None:
         """Fill a buffer from the file. A failing disk is an error here, where touching a mapping would end the process."""

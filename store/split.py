@@ -113,22 +113,31 @@ class Split:
         """Scale and offset `[2, D]` float32 of utterances of an int8 output."""
         return [d.view("<f4").reshape(2, -1) for d in self._fetch(self._array(output, affine=True), indices)]
 
-    def read_affines_into(self, output: Output, indices: np.ndarray, targets: Sequence[memoryview]) -> None:
-        """Fill a buffer of `[2, D]` float32 an utterance with its scale and offset, in the way of `read_into`."""
-        self._read_into(self._array(output, affine=True, whole=True), indices, targets, None)
+    def copy_into(self, output: Output, indices: np.ndarray, targets: Sequence[np.ndarray]) -> None:
+        """Fill an array of bytes an utterance with its stored values, at once, for somebody who waits."""
+        self._fill(self._array(output), indices, targets, None, LocalShard.copy_into)
 
     def read_into(
-        self, output: Output, indices: np.ndarray, targets: Sequence[memoryview], skip: np.ndarray | None = None
+        self, output: Output, indices: np.ndarray, targets: Sequence[np.ndarray], skip: np.ndarray | None = None
     ) -> None:
-        """Fill a buffer an utterance with its stored values, as many bytes as the buffer has.
+        """Fill an array of bytes an utterance with its stored values, as a reader in the background does.
 
         `skip` is how many frames of each utterance are left out before. Of an object store whole shards are taken through
         the disk cache, where there is one.
         """
-        self._read_into(self._array(output, whole=True), indices, targets, skip)
+        self._fill(self._array(output, whole=True), indices, targets, skip, _read_into)
 
-    def _read_into(
-        self, array: "StoredArray", indices: np.ndarray, targets: Sequence[memoryview], skip: np.ndarray | None
+    def read_affines_into(self, output: Output, indices: np.ndarray, targets: Sequence[np.ndarray]) -> None:
+        """Fill the bytes of `[2, D]` float32 an utterance with its scale and offset, in the way of `read_into`."""
+        self._fill(self._array(output, affine=True, whole=True), indices, targets, None, _read_into)
+
+    def _fill(
+        self,
+        array: "StoredArray",
+        indices: np.ndarray,
+        targets: Sequence[np.ndarray],
+        skip: np.ndarray | None,
+        fill: Callable[[LocalShard, np.ndarray, int], None],
     ) -> None:
         offsets = self._locate(array, indices)
         if skip is not None:
@@ -137,13 +146,13 @@ class Split:
         for i, shard in enumerate(self.shards[indices].tolist()):
             opened = self._open(array, shard)
             if isinstance(opened, LocalShard):
-                opened.read_into(targets[i], starts[i])
+                fill(opened, targets[i], starts[i])
             else:
                 far.append(i)
         if far:
             sizes = np.array([len(targets[i]) for i in far])
             for i, data in zip(far, self._ranges(array, indices[far], offsets[far], sizes), strict=True):
-                targets[i][:] = data.data
+                targets[i][:] = data
 
     def bring(self, output: Output, shard: int) -> None:
         """Have a shard of an object store in the disk cache; nothing to do without a cache, or on a local disk."""
@@ -239,7 +248,7 @@ class Split:
             where = "absent" if offsets[at] == ABSENT else f"up to byte {ends[at]} of {opened.size}"
             raise DamagedError(
                 f"{opened.path} does not hold the frames that its table promises "
-                f"({self.ids[first + at].as_py()}: {where}); run feature-store verify"
+                f"({self.ids[first + at].as_py()}: {where}); open the store again if it was written to, else run feature-store verify"
             )
         array.versions[shard] = opened.version
         array.offsets[first:last] = offsets
@@ -286,6 +295,10 @@ class Split:
         except DamagedError as error:
             array.broken[shard] = str(error)  # it is not fetched again for each of its utterances
             raise
+
+
+def _read_into(shard: LocalShard, target: np.ndarray, offset: int) -> None:
+    shard.read_into(target.data, offset)
 
 
 class StoredArray:

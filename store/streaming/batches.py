@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from encodeonce.store.reader import utterance_bytes
 from encodeonce.store.streaming.form import Form
 from encodeonce.store.streaming.selection import Source
 
@@ -175,16 +176,13 @@ class Filler:
         skip, lengths = (None, source.store.frames[indices]) if crop is None else crop.of(source, chosen)
         lengths = lengths.astype(np.int64)
         values = self._room(source, lengths, np.dtype(spec.dtype))
-        rows = values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
-        row_bytes = spec.width * values.itemsize
-        starts = np.arange(len(lengths)) * (values.shape[1] * row_bytes)
-        targets = [rows[a:b] for a, b in zip(starts.tolist(), (starts + lengths * row_bytes).tolist(), strict=True)]
+        targets = utterance_bytes(values, lengths)
         affines = np.empty((len(indices), 2, spec.width), np.float32) if spec.dtype == "int8" else None
         for part, positions, some in source.store.by_part(indices):
             wanted = [targets[i] for i in positions.tolist()]
             part.read_into(spec, some, wanted, None if skip is None else skip[positions])
             if affines is not None:
-                part.read_affines_into(spec, some, [affines[i].data.cast("B") for i in positions.tolist()])
+                part.read_affines_into(spec, some, [affines[i].reshape(-1).view(np.uint8) for i in positions.tolist()])
         if self._form.on_gpu:
             return self._upload(values, lengths, affines)
         if affines is not None:
