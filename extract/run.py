@@ -20,7 +20,7 @@ from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.progress import Progress
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
-from encodeonce.store.layout import FeatureSet, Output, SplitAttributes, feature_sets, set_folder
+from encodeonce.store.layout import SET_FILE, TABLE_FILE, FeatureSet, Output, SplitAttributes, feature_sets, set_folder
 from encodeonce.store.objects import ObjectPath, StorePath
 from encodeonce.store.plan import aligned, shard_frames_for
 
@@ -223,6 +223,9 @@ def check_request(request: Request) -> None:
     """Refuse values that cannot mean anything."""
     if isinstance(request.store, ObjectPath):
         request.store.check_writable()
+    for what, mark in (("a feature set", SET_FILE), ("a split", TABLE_FILE)):
+        if (request.store / mark).is_file():
+            raise RequestError(f"--store {request.store} is {what}; give the store that holds it")
     if request.dtype not in DTYPES:
         raise RequestError(f"--dtype {request.dtype!r}: take one of {', '.join(DTYPES)}")
     if request.precision not in ("auto", *PRECISIONS):

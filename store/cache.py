@@ -59,16 +59,16 @@ class ShardCache:
                 f"give it a limit of at least a few shards"
             )
         target = self.folder / sha256
-        while not _used(target, size):
-            try:
+        try:
+            while not _used(target, size):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with _held(target.with_name(f"{sha256}.part")) as part:
                     if part is not None and not _used(target, size):
                         self._make_room(part, size)
                         _download(source, part, size, sha256)
                         os.replace(target.with_name(f"{sha256}.part"), target)
-            except OSError as error:
-                raise self._explained(error) from error
+        except OSError as error:
+            raise self._explained(error) from error
         return target
 
     def _explained(self, error: OSError) -> StoreError:
@@ -77,7 +77,9 @@ class ShardCache:
                 f"no room left in the shard cache {self.folder} ({error.strerror}): free space, give it a smaller limit, or "
                 f"another folder with ENCODEONCE_CACHE"
             )
-        return StoreError(f"the shard cache in {self.folder} cannot be used: {error.strerror or error}")
+        return StoreError(
+            f"the shard cache in {self.folder} cannot be used: {error.strerror or error}; name another folder with cache="
+        )
 
     def _make_room(self, part: int, size: int) -> None:
         """Let a part have its size, and evict what was used longest ago until everything fits."""
@@ -115,7 +117,8 @@ def _used(path: Path, size: int) -> bool:
     try:
         if path.stat().st_size != size:
             return False
-        os.utime(path)
+        with suppress(PermissionError):  # somebody else's, which this process may read
+            os.utime(path)
     except FileNotFoundError:
         return False
     return True

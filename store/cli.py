@@ -212,6 +212,8 @@ def repair(path: StorePath, quick: bool) -> None:
             )
         elif not check.findings:
             click.echo(f"{split}: whole, nothing to repair")
+        elif not left:
+            click.echo(f"{split}: mended; every shard is whole")
         for finding in left:
             beyond = True
             click.echo(f"not repaired: {finding.path}: expected {finding.expected}, found {finding.found}", err=True)

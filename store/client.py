@@ -113,6 +113,8 @@ def _reason(url: str, text: str) -> str:
     access = f"credentials come from the environment: {variables}" if variables else "ask whoever serves it"
     if "NoSuchBucket" in text or "ContainerNotFound" in text or "bucket does not exist" in text:
         return f"there is no {_root(url)}; make it first, or mend the URL ({access})"
+    if "builder error" in text and "AWS_ALLOW_HTTP" not in os.environ:
+        return f"{said}; a server that speaks http wants AWS_ALLOW_HTTP=true"
     if _holds(
         text,
         "status code: 403",

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.errors import DamagedError, MissingError, StoreError
 from encodeonce.store.lease import Lease
 from encodeonce.store.objects import ObjectPath, StorePath, delete
 
@@ -146,7 +146,7 @@ def explain(error: OSError, target: Path) -> StoreError:
             f"no room left for {target} ({error.strerror}); everything finished so far is kept: "
             f"free space, or give another --store, and run the same command again"
         )
-    return StoreError(f"cannot write {target}: {error.strerror or error}; give a --store folder that can be written")
+    return StoreError(f"cannot write {target}: {error.strerror or error}; give a folder that can be written")
 
 
 def write_json(target: StorePath, value: Any, scratch: StorePath | None = None) -> None:
@@ -159,7 +159,7 @@ def read_json(path: StorePath) -> dict[str, Any]:
     """Read a JSON object of a store.
 
     Raises:
-        StoreError: it is not there. DamagedError: it is no JSON.
+        MissingError: it is not there. DamagedError: it is no JSON.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -167,7 +167,7 @@ def read_json(path: StorePath) -> dict[str, Any]:
             raise ValueError("no object")
         return value
     except FileNotFoundError as error:
-        raise StoreError(f"{path} is not there") from error
+        raise MissingError(f"{path} is not there") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise DamagedError(f"{path} is no JSON object: {error}") from error
 

@@ -1,7 +1,7 @@
 """Finding a split: by its own folder, its feature set, or its store."""
 
-from encodeonce.store.errors import StoreError
-from encodeonce.store.layout import SET_FILE, FeatureSet, feature_sets, read_feature_set
+from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.layout import SET_FILE, TABLE_FILE, FeatureSet, feature_sets, read_attributes, read_feature_set
 from encodeonce.store.objects import StorePath, name_below
 
 
@@ -12,11 +12,29 @@ def find_split(path: StorePath, encoder: str | None = None, split: str | None = 
         StoreError: nothing there, or more than one thing; the message lists what there is.
     """
     if (path / "features.zarr" / "zarr.json").is_file():
+        attributes = read_attributes(path / "features.zarr")
+        folders = [folder.name for folder in path.parents]
+        for what, asked, fitting in (
+            ("encoder", encoder, [attributes.encoder, *folders]),
+            ("split", split, [attributes.split, path.name]),
+        ):
+            if asked is not None and asked not in fitting:
+                raise StoreError(
+                    f"{path} is a split whose {what} is {fitting[0]!r}, not {asked!r}; leave {what} out, or give the store"
+                )
         return path
     if (path / SET_FILE).is_file():
         found = read_feature_set(path)
+        if encoder not in (None, found.encoder, path.name):
+            raise StoreError(
+                f"{path} is a feature set of {found.encoder!r}, not of {encoder!r}; give the store, or leave it out"
+            )
         if split is not None and (path / split / "features.zarr" / "zarr.json").is_file():
             return path / split
+    elif (path / TABLE_FILE).is_file():
+        raise DamagedError(
+            f"{path / 'features.zarr' / 'zarr.json'} is missing; it says how the split is laid out: restore it"
+        )
     elif path.is_dir():
         found = find_set(path, encoder)
     else:
@@ -25,7 +43,7 @@ def find_split(path: StorePath, encoder: str | None = None, split: str | None = 
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
     if split not in splits:
-        problem = f"no split {split!r}" if split else "several splits, and none was named"
+        problem = f"no split {split!r}" if split else "several splits, and none was named" if splits else "no split yet"
         raise StoreError(f"{found.path} has {problem}; there are: {', '.join(splits) or 'none'}")
     return splits[split]
 

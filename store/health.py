@@ -9,7 +9,7 @@ from itertools import count
 
 import numpy as np
 from encodeonce.store.commits import Commit, read_commits
-from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.errors import DamagedError, MissingError, StoreError
 from encodeonce.store.files import move, read_json, sha256_of, size_of
 from encodeonce.store.format import ABSENT, chunk_frames, read_index
 from encodeonce.store.layout import (
@@ -62,7 +62,7 @@ def verify_split(feature_set: FeatureSet, path: StorePath, quick: bool = False, 
         outputs = published_outputs(paths)
         commits = read_commits(paths)
         places = _places(paths)
-    except StoreError as error:
+    except (DamagedError, MissingError) as error:
         return Check(path, 0, 0, 0, [Finding(path, "readable records", str(error))])
     if not outputs and paths.table.is_file():
         lost = Finding(paths.group / "zarr.json", "the names of the outputs", "none; the next run lists them again")

@@ -2,6 +2,7 @@
 
 import json
 import operator
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -319,9 +320,10 @@ class FeatureStore:
     def _default_output(self) -> str:
         preference = {"int8": 0, "float32": 1}
 
-        def rank(output: Output) -> tuple[bool, str, int]:
+        def rank(output: Output) -> tuple[int, str, int]:
             base = output.name.removesuffix(f"-{output.dtype}")
-            return output.name.startswith("layer-"), base, preference.get(output.dtype, 2)
+            layer = re.fullmatch(r"layer-(\d+)", base)
+            return int(layer[1]) if layer else -1, base, preference.get(output.dtype, 2)
 
         return max(self._outputs.values(), key=rank).name
 

@@ -48,6 +48,14 @@ class LocalShard:
         self._map: mmap.mmap | None = None
         self._copied = 0
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def was_cut(self, before: Version) -> bool:
+        """Whether this is the file of an earlier version, but shorter."""
+        return self.version[2] == before[2] and self.size < before[0]
+
     def end(self, size: int) -> bytes:
         """The last bytes of the file."""
         return os.pread(self._file.fileno(), size, max(0, self.size - size))

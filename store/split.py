@@ -238,7 +238,11 @@ class Split:
         """Keep what a shard's index says of its utterances."""
         opened, size = self._open(array, shard), self.attributes.shard_frames
         chunk = chunk_frames(array.output.width)
-        index = read_index(memoryview(opened.end(size // chunk * 16 + 4)), size, array.output.width, str(opened.path))
+        end = memoryview(opened.end(size // chunk * 16 + 4))
+        try:
+            index = read_index(end, size, array.output.width, str(opened.path))
+        except DamagedError as error:
+            raise DamagedError(f"{error}; run feature-store verify") from error
         first, last = np.searchsorted(self.shards, [shard, shard + 1]).tolist()
         offsets = index[(self.rows[first:last] % size) // chunk, 0]
         ends = np.where(offsets == ABSENT, ABSENT, offsets + array.sizes[first:last].astype("u8"))
@@ -267,7 +271,10 @@ class Split:
                 return self._fetched(array, shard, path)
             else:
                 opened = RemoteShard(path)
-            if array.versions.get(shard, opened.version) != opened.version:
+            before = array.versions.get(shard, opened.version)
+            if not isinstance(opened, RemoteShard) and opened.was_cut(before):
+                raise DamagedError(f"{path} was cut from {before[0]} to {opened.size} bytes; run feature-store verify")
+            if before != opened.version:
                 raise StoreError(f"{path} was rewritten since the store was opened; open the store again")
             return opened
 

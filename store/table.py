@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from encodeonce.store.errors import DamagedError, StoreError
+from encodeonce.store.errors import DamagedError, MissingError
 from encodeonce.store.files import atomic_write
 from encodeonce.store.objects import StorePath
 
@@ -76,16 +76,18 @@ def write_table(path: StorePath, table: pa.Table, scratch: StorePath) -> None:
 
 
 def open_table(path: StorePath) -> pq.ParquetFile:
-    """Open utterances.parquet: mapped where it is local, so that what is read later is of the same file.
+    """Open utterances.parquet: held open where it is local, so that what is read later is of the same file.
 
     Raises:
-        StoreError: it is not there. DamagedError: it cannot be read, or lacks a column.
+        MissingError: it is not there. DamagedError: it cannot be read, or lacks a column.
     """
     try:
-        source = pa.memory_map(str(path)) if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+        source = pa.OSFile(str(path)) if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
         file = pq.ParquetFile(source)
     except FileNotFoundError as error:
-        raise StoreError(f"{path} is not there: no shard of the split has been committed yet") from error
+        raise MissingError(
+            f"{path} is not there: no shard was shown to readers yet; run extract-features again"
+        ) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedError(f"{path} cannot be read ({error}); take it away, and the next run makes it again") from error
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]

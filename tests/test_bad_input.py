@@ -110,7 +110,7 @@ def test_requests_that_are_wrong_end_with_2_and_say_the_way_out(data, tmp_path, 
         (extract(data, "dev", tmp_path / "s", "--dtype", "float61"), "float16"),
         (extract(data, "dev", tmp_path / "s", "--device", "gpu"), "cuda"),
         (extract(data, "../dev", tmp_path / "s"), "../dev"),
-        (extract(data, "dev", data / "dev" / "utt-000.wav" / "s"), "--store"),
+        (extract(data, "dev", data / "dev" / "utt-000.wav" / "s"), "give a folder that can be written"),
         (extract(data, "dev", tmp_path / "s", "--limit", "0"), "--limit"),
         (extract(data, "dev", tmp_path / "s", "--cut-seconds", "inf"), "--cut-seconds"),
         (extract(data, "dev", tmp_path / "s", "--batch-seconds", "nan"), "--batch-seconds"),
@@ -327,3 +327,13 @@ def test_unknown_ids_splits_and_sets_are_named_with_what_there_is(data, tmp_path
     with pytest.raises(StoreError, match="several feature sets"):
         FeatureStore(tmp_path / "s", encoder="fbank", split="dev")
     assert feature_store("ls", tmp_path / "nowhere").status == 2
+
+
+def test_a_store_inside_a_feature_set_or_split_is_refused(tmp_path):
+    write_corpus(tmp_path / "data" / "dev", [0.5])
+    extract(tmp_path / "data", "dev", tmp_path / "s")
+    split = split_folder(tmp_path / "s", "dev")
+    for place, what in ((split.parent, "a feature set"), (split, "a split")):
+        done = extract(tmp_path / "data", "dev", place)
+        assert done.status == 2
+        assert f"is {what}; give the store that holds it" in done.err

@@ -248,3 +248,24 @@ def test_a_notebook_shows_a_store_with_everything_escaped(store, tmp_path):
     assert "<script" not in page
     assert "<i>" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_default_output_is_the_deepest_layer_by_number(tmp_path):
+    names = ["layer-2", "layer-10", "layer-9-int8", "layer-10-int8", "codes"]
+    outputs = [Output(n, 8, "int8" if "int8" in n else "uint16" if n == "codes" else "float16", n) for n in names]
+    assert make_store(tmp_path / "s", frames_of(2), outputs).output == "layer-10"
+
+
+def test_a_place_that_contradicts_what_is_asked_is_refused(tmp_path):
+    a = make_store(tmp_path / "s", frames_of(2), split="a")
+    make_store(tmp_path / "s", frames_of(2), split="b")
+    assert FeatureStore(a.path, encoder="toy", split="a").path == FeatureStore(a.path, encoder=a.path.parent.name).path
+    with pytest.raises(StoreError, match=r"split whose split is 'a', not 'b'"):
+        FeatureStore(a.path, split="b")
+    with pytest.raises(StoreError, match=r"split whose encoder is 'toy', not 'hubert'"):
+        FeatureStore(a.path, encoder="hubert")
+    with pytest.raises(StoreError, match=r"feature set of 'toy', not of 'hubert'"):
+        FeatureStore(a.path.parent, encoder="hubert", split="a")
+    (Path(str(a.path)) / "features.zarr" / "zarr.json").unlink()
+    with pytest.raises(StoreError, match=r"zarr\.json is missing"):
+        FeatureStore(a.path)

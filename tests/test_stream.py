@@ -200,6 +200,11 @@ def test_a_state_of_another_plan_is_refused_with_what_differs(store, codes, tmp_
     other = make_store(tmp_path / "s", [*frames_of(60)[:-1], 20], [LAYER])
     with pytest.raises(StoreError, match=r"frames: \d+ against \d+"):
         other.stream(frames_per_batch=900).load_state_dict(state)
+    for broken in ({**state, "epoch": "x"}, {**state, "batch": 1.5}):
+        with pytest.raises(StoreError, match="take whole numbers"):
+            store.stream(frames_per_batch=900).load_state_dict(broken)
+    with pytest.raises(StoreError, match="no state of a stream"):
+        store.stream(frames_per_batch=900).load_state_dict(None)
     with pytest.raises(StoreError, match="lacks plan"):
         store.stream(frames_per_batch=900).load_state_dict({"epoch": 0, "batch": 1})
 
@@ -216,6 +221,9 @@ def test_subsets(store):
     assert ids(where="1 <= duration < 2 and language is None") == sorted(
         r["id"] for r in table if 1 <= r["duration"] < 2
     )
+    assert ids(where="speaker not in ('a', 'c')") == sorted(r["id"] for r in table if r["speaker"] == "b")
+    with pytest.raises(StoreError, match="nothing of the 60"):
+        ids(where="language not in ('en',)")  # where nothing is known, nothing holds
     assert ids(min_frames=50, max_frames=99) == sorted(r["id"] for r in table if 50 <= r["frames"] <= 99)
     assert all(len(batch) <= 2 for batch in store.stream(frames_per_batch=900, max_batch=2))
 
@@ -237,6 +245,11 @@ def test_subsets(store):
         ({"dtype": "flaot16"}, "dtype='flaot16': take a floating one"),
         ({"dtype": "int32"}, "dtype='int32': take a floating one"),
         ({"dtype": "bfloat16", "device": None}, "numpy has no such dtype"),
+        ({"where": "speaker in ('ab')"}, r"'ab' is no list of values; write \('ab',\)"),
+        ({"where": "duration < " + "9" * 400}, "cannot be read"),
+        ({"where": "duration < -'a'"}, "cannot be read"),
+        ({"where": "not " * 5000 + "duration < 1"}, "cannot be read"),
+        ({"beside": {"x": "path"}}, "give an open FeatureStore"),
         ({"where": "text == None"}, "missing values are found with `is None`"),
         ({"prefetch": 0}, "prefetch=0"),
         ({"rank": 2, "world_size": 2}, "rank=2 of world_size=2"),
@@ -391,6 +404,30 @@ def test_nothing_left_is_an_error(store, tmp_path):
         damage(copy.path / "features.zarr" / "layer-9" / "c" / str(shard) / "0", "gone")
     with pytest.raises(StoreError, match="every shard is damaged"):
         list(FeatureStore(copy.path).stream(frames_per_batch=700, on_error="skip"))
+
+
+def test_a_shard_cut_in_place_while_streaming_is_skipped(store, tmp_path):
+    copy, shards = broken_copy(store, tmp_path)
+    path = copy.path / "features.zarr" / "layer-9" / "c" / str(shards[2]) / "0"
+    lost = {row["id"] for row in store.table.to_pylist() if row["shard"] == shards[2]}
+    stream = copy.stream(frames_per_batch=250, shuffle="none", on_error="skip", prefetch=1)
+    batches = iter(stream)
+    next(batches)
+    os.truncate(str(path), 100)
+    rest = list(batches)[3:]
+    assert not {name for batch in rest for name in batch.ids} & lost
+    assert {name for batch in stream for name in batch.ids} == set(store.ids) - lost
+
+
+def test_ranks_of_the_environment_come_as_torchrun_sets_them(store, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert (store.stream(frames_per_batch=900).rank, store.stream(frames_per_batch=900).world_size) == (1, 2)
+    for rank, world in (("2", "2"), ("a", "2"), ("0", "")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", world)
+        with pytest.raises(StoreError, match="set both as torchrun does"):
+            store.stream(frames_per_batch=900)
 
 
 def test_what_may_pass_is_an_error_though_damage_is_skipped(store, tmp_path, monkeypatch):

@@ -27,10 +27,10 @@ def check_cache(sources: Sequence[Source], shard_window: int) -> None:
             needed = 2 * min(shard_window, len(np.unique(part.shards))) * len(sources)
             if part.cached_shards < needed:
                 fitting = part.cached_shards // (2 * len(sources))
-                way = f"take shard_window={fitting} or less, or" if fitting else "take"
+                way = f"take shard_window={fitting} or less (another order), or" if fitting else "take"
                 raise StoreError(
-                    f"the disk cache holds {part.cached_shards} shards of {part.path}, and two windows of {shard_window} of "
-                    f"{len(sources)} outputs are {needed}; {way} a larger cache_bytes"
+                    f"the disk cache holds {part.cached_shards} shards of {part.path}, and two windows of shards of "
+                    f"{len(sources)} outputs are {needed}; {way} a larger cache_bytes, or cache_bytes=0 to read ranges alone"
                 )
 
 

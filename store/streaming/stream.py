@@ -139,6 +139,9 @@ class Stream:
         for column in columns:
             check_choice("columns", column, store.column_names)
         beside = dict(beside or {})
+        for name, other in beside.items():
+            if not isinstance(other, FeatureStore):
+                raise StoreError(f"beside={{{name!r}: {other!r}}}: give an open FeatureStore")
         names = [outputs] if isinstance(outputs, str) else list(outputs or [store.output])
         if taken := set(beside) & set(names) or {n for n in names if names.count(n) > 1}:
             raise StoreError(f"{taken.pop()!r} names two outputs of the stream; give each a name of its own")
@@ -188,6 +191,7 @@ class Stream:
         return {} if self._damage is None else dict(self._damage.skipped)
 
     def __len__(self) -> int:
+        """Steps of the whole epoch that the next batch is of."""
         return self.steps(self._epoch)
 
     @property
@@ -196,7 +200,7 @@ class Stream:
         return self._epoch
 
     def steps(self, epoch: int) -> int:
-        """Steps of a whole epoch, the same for every rank. Epochs may differ by a few."""
+        """Steps of a whole epoch, the same for every rank. Epochs may differ by a few; skipped shards may make it fewer."""
         return count_steps(len(self.plan(epoch)), self.world_size, self.drop_last)
 
     def plan(self, epoch: int) -> Epoch:
@@ -233,7 +237,7 @@ class Stream:
         Raises:
             StoreError: the state is of another plan; the message says what differs.
         """
-        lacking = {"epoch", "batch", "plan"} - state.keys()
+        lacking = {"epoch", "batch", "plan"} - (state.keys() if isinstance(state, Mapping) else set())
         if lacking:
             raise StoreError(f"this is no state of a stream: it lacks {', '.join(sorted(lacking))}")
         if state["plan"] != self.plan_hash:
@@ -247,7 +251,10 @@ class Stream:
             raise StoreError(
                 f"the state is of another plan and cannot be resumed here, ours against the state's: {what}"
             )
-        self.seek(int(state["epoch"]), int(state["batch"]))
+        self.seek(state["epoch"], state["batch"])
+
+    def __getitem__(self, number: int) -> Batch:
+        raise TypeError("a stream gives no single batches; a DataLoader takes stream.dataset(), with batch_size=None")
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
@@ -258,6 +265,10 @@ class Stream:
         Raises:
             StoreError: the epoch has fewer batches.
         """
+        try:
+            epoch, batch = operator.index(epoch), operator.index(batch)
+        except TypeError as error:
+            raise StoreError(f"epoch {epoch!r}, batch {batch!r}: take whole numbers") from error
         if epoch < 0 or not 0 <= batch <= len(self.plan(epoch)):
             raise StoreError(
                 f"epoch {epoch} has {len(self.plan(max(epoch, 0)))} batches; {batch} of them cannot be taken"
@@ -373,6 +384,17 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise StoreError(f"{name}={value!r}: take one of {', '.join(allowed)}")
 
 
+def _torchrun_ranks() -> tuple[int, int]:
+    given = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if given == (None, None):
+        return 0, 1
+    if not all(text and text.isdigit() for text in given) or int(given[0] or 0) >= int(given[1] or 0):
+        raise StoreError(
+            f"the environment has RANK={given[0]} and WORLD_SIZE={given[1]}: set both as torchrun does, or give rank= and world_size="
+        )
+    return int(given[0] or 0), int(given[1] or 1)
+
+
 def find_ranks(rank: int | None, world_size: int | None) -> tuple[int, int, bool]:
     """Which taker of the sequence this is, of how many: as given, as torch.distributed says, or as torchrun says; and
     whether torch.distributed connects them."""
@@ -380,7 +402,7 @@ def find_ranks(rank: int | None, world_size: int | None) -> tuple[int, int, bool
     running = distributed is not None and distributed.is_available() and distributed.is_initialized()
     theirs = (distributed.get_rank(), distributed.get_world_size()) if running and distributed else None
     if rank is None and world_size is None:
-        rank, world_size = theirs or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        rank, world_size = theirs or _torchrun_ranks()
     if rank is None or world_size is None or not 0 <= rank < world_size:
         raise StoreError(f"rank={rank} of world_size={world_size}: give both, with rank from 0 to world_size - 1")
     return rank, world_size, theirs == (rank, world_size) and world_size > 1

@@ -50,7 +50,12 @@ def condition(text: str, columns: list[str]) -> pc.Expression:
 
     def compare(left: ast.expr, operation: ast.cmpop, right: ast.expr) -> pc.Expression:
         if isinstance(operation, ast.In | ast.NotIn):
-            found = side(left).isin(value(right))
+            among = value(right)
+            if not isinstance(among, list):
+                raise StoreError(
+                    f"where {text!r}: {ast.unparse(right)} is no list of values; write ({ast.unparse(right)},)"
+                )
+            found = side(left).isin(among)
             return found if isinstance(operation, ast.In) else ~found & side(left).is_valid()
         if isinstance(operation, ast.Is | ast.IsNot) and isinstance(right, ast.Constant) and right.value is None:
             return side(left).is_null() if isinstance(operation, ast.Is) else side(left).is_valid()
@@ -79,10 +84,10 @@ def condition(text: str, columns: list[str]) -> pc.Expression:
         raise StoreError(f"where {text!r}: {ast.unparse(node)!r} is no condition; {HOW}")
 
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except SyntaxError as error:
-        raise StoreError(f"where {text!r} cannot be read ({error.msg}); {HOW}") from error
-    return build(tree.body)
+        return build(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException) as error:
+        shown = text if len(text) <= 80 else f"{text[:80]}..."
+        raise StoreError(f"where {shown!r} cannot be read ({str(error)[:80]}); {HOW}") from error
 
 
 def matching(store: FeatureStore, where: str | pc.Expression) -> np.ndarray:
