@@ -66,7 +66,8 @@ class ShardCache:
                     if part is not None and not _used(target, size):
                         self._make_room(part, size)
                         _download(source, part, size, sha256)
-                        os.replace(target.with_name(f"{sha256}.part"), target)
+                        with _folder_lock(self.folder):  # whoever counts sees it under one name or the other
+                            os.replace(target.with_name(f"{sha256}.part"), target)
         except OSError as error:
             raise self._explained(error) from error
         return target
