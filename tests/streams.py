@@ -1,5 +1,8 @@
 """Stores to stream from, small and made of numbers that say where they belong."""
 
+import os
+import signal
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,3 +55,16 @@ def make_store(
         utterances, lambda name: {o.name: values_of(name, frames_by_id[name], o.width, o.dtype) for o in outputs}
     )
     return FeatureStore(writer.path)
+
+
+def status_of(child: int) -> int | None:
+    """How a forked process ended; None where it hung, and is gone now."""
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None

@@ -3,10 +3,8 @@
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ from encodeonce.store.shards import POOL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_readers import read_both
-from streams import frames_of, make_store, values_of
+from streams import frames_of, make_store, status_of, values_of
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +128,7 @@ def test_a_forked_process_reads_though_a_thread_held_the_lock(store):
                 )
             finally:
                 os._exit(code)
-    give_up = time.monotonic() + 30
-    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < give_up:
-        time.sleep(0.02)
-    if ended == (0, 0):
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert ended == (child, 0)
+    assert status_of(child) == 0
 
 
 def test_a_shard_that_was_rewritten_is_not_read_with_old_offsets(tmp_path):
