@@ -92,13 +92,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def corpus_of(options: argparse.Namespace) -> Corpus:
+    """The utterances that were asked for, made where they are not there yet."""
+    folder = options.folder / f"{options.utterances}x{options.width}" / "flat"
+    return make_corpus(folder / "features.f16", options.utterances, options.width)
+
+
 def copying(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every system over the same corpus."""
-    corpus = make_corpus(
-        options.folder / f"{options.utterances}x{options.width}" / "flat" / "features.f16",
-        options.utterances,
-        options.width,
-    )
+    corpus = corpus_of(options)
     batches = [batch.tolist() for batch in random_batches(corpus.frames, options.frames_per_batch, seed=0)]
     bench = Bench(corpus, corpus.path.parent.parent, batches, options.frames_per_batch)
     print(f"{len(corpus)} utterances, {corpus.bytes / 1e6:.0f} MB, {len(batches)} batches, {os.cpu_count()} cores")
@@ -175,11 +177,7 @@ def opening(options: argparse.Namespace) -> dict[str, Any]:
 
 def consuming(options: argparse.Namespace) -> dict[str, Any]:
     """A consumer that sleeps as a GPU computes."""
-    corpus: Corpus = make_corpus(
-        options.folder / f"{options.utterances}x{options.width}" / "flat" / "features.f16",
-        options.utterances,
-        options.width,
-    )
+    corpus = corpus_of(options)
     bench = Bench(corpus, corpus.path.parent.parent, [], options.frames_per_batch)
     bench.build(next(system for system in systems() if system.folder == FOLDER))
     folder, epochs = corpus.path.parent.parent / FOLDER, options.consumer_epochs

@@ -13,13 +13,14 @@ from encodeonce.extract.copies import Copies
 from encodeonce.extract.corpora import list_corpus
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.run import Run
-from encodeonce.extract.survey import Survey, make_record, survey, updated_table
+from encodeonce.extract.survey import Survey, describe, survey, updated_table
 from encodeonce.extract.tasks import ShardResult, ShardTask
 from encodeonce.store.commits import Commit, committed_shards
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import DiskFullError
 from encodeonce.store.layout import Output, SplitPaths
 from encodeonce.store.objects import name_below
+from encodeonce.store.table import record_of
 from encodeonce.store.writer import SplitWriter
 
 if TYPE_CHECKING:
@@ -225,8 +226,8 @@ class SplitJob:
             work=work,
             shard_frames=self.writer.attributes.shard_frames,
             spool_folder=self.writer.spool_folder,
-            record=lambda place, utterance, digest: make_record(
-                place, utterance, digest, self.root, run.encoder.sample_rate
+            record=lambda place, utterance, digest: record_of(
+                place, digest, run.encoder.sample_rate, describe(utterance, self.root)
             ),
             copy=Copies(run.feature_set.path, self.writer.plans, run.progress).find,
             commit=self._commit,

@@ -14,7 +14,6 @@ from encodeonce.extract.corpora.base import Listing, Utterance
 from encodeonce.extract.encoders.base import Encoder
 from encodeonce.extract.run import Run
 from encodeonce.store.describe import redescribe
-from encodeonce.store.plan import Place
 from encodeonce.store.table import TRANSLATION, metadata_text
 from encodeonce.store.writer import SplitWriter
 
@@ -148,20 +147,6 @@ def _located(reason: str, where: str) -> str:
     return f"{where}: {reason}" if where and where not in reason else reason
 
 
-def make_record(place: Place, utterance: Utterance, digest: str, root: Path, rate: int) -> dict[str, Any]:
-    """What is written of an utterance beside its features: the row of the table, and the JSON member of the shard."""
-    return {
-        "id": place.id,
-        "shard": place.shard,
-        "row": place.row,
-        "frames": place.frames,
-        "samples": place.samples,
-        "duration": place.samples / rate,
-        "audio_sha256": digest,
-        **describe(utterance, root),
-    }
-
-
 def describe(utterance: Utterance, root: Path) -> dict[str, Any]:
     """The part of a record that the corpus says and a corrected corpus may change."""
     audio = utterance.audio
@@ -173,8 +158,8 @@ def describe(utterance: Utterance, root: Path) -> dict[str, Any]:
         "speaker": utterance.speaker,
         "language": utterance.language,
         "text": utterance.text,
-        "translations": dict(sorted(utterance.translations.items())),
-        "metadata": dict(sorted(utterance.metadata.items())),
+        "translations": utterance.translations,
+        "metadata": utterance.metadata,
     }
 
 

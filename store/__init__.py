@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.layout import Output
-from encodeonce.store.reader import FeatureStore, Padded, StoredUtterance
+from encodeonce.store.padded import Padded
+from encodeonce.store.reader import FeatureStore
+from encodeonce.store.utterance import StoredUtterance
 
 if TYPE_CHECKING:
     from encodeonce.store.feature_writer import FeatureWriter

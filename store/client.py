@@ -115,16 +115,7 @@ def _reason(url: str, text: str) -> str:
         return f"there is no {_root(url)}; make it first, or mend the URL ({access})"
     if "builder error" in text and "AWS_ALLOW_HTTP" not in os.environ:
         return f"{said}; a server that speaks http wants AWS_ALLOW_HTTP=true"
-    if _holds(
-        text,
-        "status code: 403",
-        "status code: 401",
-        "privileges",
-        "credentials",
-        "authentic",
-        "169.254.169.254",
-        "Account must",
-    ):
+    if _holds(text, *REFUSALS):
         return f"no permission ({said}); {access}"
     if _holds(text, "Range request not supported", "non-partial response"):
         return (

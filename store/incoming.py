@@ -10,7 +10,7 @@ from encodeonce.store.identity import canonical_json
 from encodeonce.store.layout import Output
 from encodeonce.store.plan import Place
 from encodeonce.store.quantize import STORED_DTYPES
-from encodeonce.store.table import TRANSLATION, metadata_text
+from encodeonce.store.table import TRANSLATION, metadata_text, record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +108,18 @@ def same_audio(u: NewUtterance, stored: str) -> bool:
 
 
 def new_record(place: Place, u: NewUtterance, split: str, sample_rate: int) -> dict[str, Any]:
-    """What is written of an utterance beside its features: the row of the table, and the JSON member of the shard."""
-    return {
-        "id": place.id,
-        "shard": place.shard,
-        "row": place.row,
-        "frames": place.frames,
-        "samples": place.samples,
-        "duration": place.samples / sample_rate,
-        "audio_sha256": u.audio_sha256 or f"{UNKNOWN}{split}/{u.id}",
+    """The record of an utterance; see `table.record_of`."""
+    said = {
         "audio": u.audio,
         "offset": None if u.offset is None else float(u.offset),
         "channel": None if u.channel is None else int(u.channel),
         "speaker": u.speaker,
         "language": u.language,
         "text": u.text,
-        "translations": dict(sorted(u.translations.items())),
-        "metadata": dict(sorted(u.metadata.items())),
+        "translations": u.translations,
+        "metadata": u.metadata,
     }
+    return record_of(place, u.audio_sha256 or f"{UNKNOWN}{split}/{u.id}", sample_rate, said)
 
 
 def said_of(u: NewUtterance) -> dict[str, Any]:

@@ -202,10 +202,6 @@ class SplitPaths:
         """The shard file of an output, as readers see it."""
         return shard_file(self.array(output), shard)
 
-    def affine_shard(self, output: str, shard: int) -> StorePath:
-        """The shard file of an int8 output's scales, as readers see it."""
-        return scales_file(self.array(f"{output}-affine"), shard)
-
 
 def shard_file(array: StorePath, shard: int) -> StorePath:
     """The file of a shard in an output's array."""

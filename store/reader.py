@@ -1,14 +1,12 @@
 """FeatureStore: open a split, or several as one, and read utterances straight from the shards."""
 
-import json
 import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +17,9 @@ from encodeonce.store.ids import IdIndex
 from encodeonce.store.layout import Output
 from encodeonce.store.mixing import refuse_mixing
 from encodeonce.store.objects import ObjectPath, StorePath, store_path
-from encodeonce.store.quantize import restore
+from encodeonce.store.padded import Padded, room_for, utterance_bytes
 from encodeonce.store.split import Split
-from encodeonce.store.table import TRANSLATION
+from encodeonce.store.utterance import StoredUtterance
 
 if TYPE_CHECKING:
     import dask.array
@@ -32,13 +30,6 @@ if TYPE_CHECKING:
 CACHE_BYTES = 32 << 30
 
 Ids = Sequence[str | int] | np.ndarray
-
-
-class Padded(NamedTuple):
-    """A batch: values `[B, T, D]`, zero after each utterance's frames, and lengths `[B]` int32 in frames."""
-
-    values: np.ndarray
-    lengths: np.ndarray
 
 
 class FeatureStore:
@@ -227,10 +218,13 @@ class FeatureStore:
         return isinstance(utterance_id, str) and self._index.find(utterance_id) is not None
 
     def __iter__(self) -> "Iterator[StoredUtterance]":
-        return (StoredUtterance(self, i) for i in range(len(self)))
+        return map(self._utterance, range(len(self)))
 
     def __getitem__(self, key: str | int) -> "StoredUtterance":
-        return StoredUtterance(self, int(self.indices([key])[0]))
+        return self._utterance(int(self.indices([key])[0]))
+
+    def _utterance(self, index: int) -> "StoredUtterance":
+        return StoredUtterance(self, index)  # pyrefly: ignore[bad-argument-type]
 
     def read(self, keys: Ids, output: str | None = None, out: np.ndarray | None = None) -> Padded:
         """A padded batch of utterances given by id or position, each copied once, straight from its shard.
@@ -244,7 +238,7 @@ class FeatureStore:
         lengths = self.frames[indices]
         shape = len(indices), int(lengths.max(initial=0)), spec.width
         dtype = np.dtype(np.float32 if spec.dtype == "int8" else spec.dtype)
-        values = np.empty(shape, dtype) if out is None else _room(out, shape, dtype)
+        values = np.empty(shape, dtype) if out is None else room_for(out, shape, dtype)
         if spec.dtype == "int8":
             views, affines = self.views(indices, spec.name), self.affines(indices, spec.name)
             for i, (length, (scale, offset)) in enumerate(zip(lengths.tolist(), affines, strict=True)):
@@ -326,86 +320,3 @@ class FeatureStore:
             return int(layer[1]) if layer else -1, base, preference.get(output.dtype, 2)
 
         return max(self._outputs.values(), key=rank).name
-
-
-def utterance_bytes(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """The bytes of each utterance's frames in a contiguous padded batch `[B, T, D]`."""
-    rows = values.reshape(-1).view(np.uint8)
-    row_bytes = values.shape[2] * values.itemsize
-    starts = np.arange(len(lengths)) * (values.shape[1] * row_bytes)
-    ends = starts + lengths.astype(np.int64) * row_bytes
-    return [rows[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-
-def _room(out: np.ndarray, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
-    """The start of a caller's array as a batch."""
-    size = shape[0] * shape[1] * shape[2]
-    if out.dtype != dtype or not out.flags.c_contiguous or out.size < size:
-        raise ValueError(
-            f"out must be contiguous {dtype} with room for {size} values {shape}; it is {out.dtype} {out.shape}"
-        )
-    return out.reshape(-1)[:size].reshape(shape)
-
-
-@dataclass(frozen=True)
-class StoredUtterance:
-    """One utterance of a store; what it says and its features are read when asked for."""
-
-    store: FeatureStore
-    index: int
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """Its row of the table."""
-        return self.store.table.slice(self.index, 1).to_pylist()[0]
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-        return self.store.id(self.index)
-
-    @property
-    def frames(self) -> int:
-        """How many frames T it has."""
-        return int(self.store.frames[self.index])
-
-    @property
-    def duration(self) -> float:
-        """Its length in seconds."""
-        return self.record["duration"]
-
-    @property
-    def text(self) -> str | None:
-        """Its transcript, where there is one."""
-        return self.record["text"]
-
-    @property
-    def speaker(self) -> str | None:
-        """Who speaks, where that is known."""
-        return self.record["speaker"]
-
-    @property
-    def language(self) -> str | None:
-        """What language it is in, where that is known."""
-        return self.record["language"]
-
-    @property
-    def translations(self) -> dict[str, str]:
-        """Texts in other languages, by language."""
-        pairs = ((k.removeprefix(TRANSLATION), v) for k, v in self.record.items() if k.startswith(TRANSLATION))
-        return {language: text for language, text in pairs if text is not None}
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Every other column of the corpus."""
-        return json.loads(self.record["metadata"] or "{}")
-
-    @property
-    def features(self) -> np.ndarray:
-        """The store's default output, `[T, D]`, read-only and uncopied where the store is local; int8 restored, as float32."""
-        return self[self.store.output]
-
-    def __getitem__(self, output: str) -> np.ndarray:
-        indices = np.array([self.index])
-        (values,) = self.store.views(indices, output)
-        return values if values.dtype != np.int8 else restore(values, self.store.affines(indices, output)[0])

@@ -26,8 +26,8 @@ IN_FLIGHT = 16
 READ_BYTES = 8 << 20
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
-Version = Any
-"""Another one when a shard was rewritten: size, time and inode of a file, what an object store says; None where it says nothing."""
+ShardVersion = Any
+"""Another one when a shard was rewritten: size, time and inode of a file, a `version.Version` far away; None where that is not told."""
 
 
 class LocalShard:
@@ -44,7 +44,7 @@ class LocalShard:
             raise StoreError(f"{path} cannot be read: {error.strerror or error}; {hint}") from error
         state = os.fstat(self._file.fileno())
         self.size = state.st_size
-        self.version: Version = (state.st_size, state.st_mtime_ns, state.st_ino)
+        self.version: ShardVersion = (state.st_size, state.st_mtime_ns, state.st_ino)
         self._map: mmap.mmap | None = None
         self._copied = 0
 
@@ -52,7 +52,7 @@ class LocalShard:
         if hasattr(self, "_file"):
             self._file.close()
 
-    def was_cut(self, before: Version) -> bool:
+    def was_cut(self, before: ShardVersion) -> bool:
         """Whether this is the file of an earlier version, but shorter."""
         return self.version[2] == before[2] and self.size < before[0]
 

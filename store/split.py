@@ -16,7 +16,7 @@ from encodeonce.store.files import read_json
 from encodeonce.store.format import ABSENT, chunk_frames, read_index
 from encodeonce.store.layout import Output, SplitPaths, published_outputs, read_attributes
 from encodeonce.store.objects import ObjectPath, StorePath
-from encodeonce.store.shards import OWNERS, POOL, LocalShard, RemoteShard, Shard, ShardPool, Version
+from encodeonce.store.shards import OWNERS, POOL, LocalShard, RemoteShard, Shard, ShardPool, ShardVersion
 from encodeonce.store.table import open_table
 
 FETCHES = 3
@@ -321,7 +321,7 @@ class StoredArray:
         """Bytes of each utterance, int64."""
         self.offsets = np.full(len(frames), -1, np.int64)
         """Byte offsets of the utterances in their shard files; -1 where the shard's index was not read yet."""
-        self.versions: dict[int, Version] = {}
+        self.versions: dict[int, ShardVersion] = {}
         """The states of the shard files that the offsets were learnt from."""
         self.recorded: dict[int, tuple[int, str]] = {}
         """Size and sha256 of shards, from their commit records; filled for shards that go through the disk cache."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from encodeonce.store.errors import DamagedError, MissingError
 from encodeonce.store.files import atomic_write
 from encodeonce.store.objects import StorePath
+from encodeonce.store.plan import Place
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +54,25 @@ def table_from_records(records: Sequence[Mapping[str, Any]]) -> pa.Table:
         values = [(record.get("translations") or {}).get(language) for record in records]
         table = table.append_column(TRANSLATION + language, pa.array(values, pa.string()))
     return table
+
+
+def record_of(place: Place, audio_sha256: str, sample_rate: int, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written of an utterance beside its features: the row of the table, and the JSON member of the shard.
+
+    `said` is what its corpus says: the descriptive columns, `translations` and `metadata` as objects.
+    """
+    return {
+        "id": place.id,
+        "shard": place.shard,
+        "row": place.row,
+        "frames": place.frames,
+        "samples": place.samples,
+        "duration": place.samples / sample_rate,
+        "audio_sha256": audio_sha256,
+        **said,
+        "translations": dict(sorted(said["translations"].items())),
+        "metadata": dict(sorted(said["metadata"].items())),
+    }
 
 
 def metadata_text(metadata: Mapping[str, Any] | None) -> str | None:

@@ -33,6 +33,11 @@ def features(name: str, frames: int) -> dict[str, np.ndarray]:
     return {**floats, "codes": codes, "units": codes[:, :1]}
 
 
+def with_another_split(store: FeatureStore) -> FeatureStore:
+    """A store and another split of its feature set, as one."""
+    return FeatureStore.concat([store, write_store(Path(str(store.path)).parents[1], "test", prefix="test-")])
+
+
 def write_store(folder: Path, split: str = "dev", names: Mapping[str, int] = NAMES, prefix: str = "") -> FeatureStore:
     """A store of several shards, the default output layer-9 float16."""
     writer = FeatureWriter(folder, "toy", split, OUTPUTS, {"weights": "1"}, 16_000, 320, shard_frames=256)

@@ -17,7 +17,7 @@ from encodeonce.store.exports.kaldi_ark import kaldi_name
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_readers import read_both
-from small_store import NAMES, features, write_store
+from small_store import NAMES, features, with_another_split, write_store
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 
 @pytest.fixture(scope="module")
 def two(store: FeatureStore) -> FeatureStore:
-    return FeatureStore.concat([store, write_store(Path(str(store.path)).parents[1], "test", prefix="test-")])
+    return with_another_split(store)
 
 
 FLOATS = ["layer-9", "layer-9-float32", "layer-9-int8"]

@@ -1,6 +1,7 @@
 """One writer at a time in an object store: a lease that is renewed, runs out, and is taken over by one alone."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -84,8 +85,10 @@ def test_what_was_not_renewed_for_long_is_taken_over_by_one(place):
 def test_a_killed_process_of_this_machine_is_not_waited_for(place):
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     left_behind(place, 1, machine(), int(done.stdout))
-    with Lease(place):
-        pass
+    with Lease(place) as lease:
+        lease.check()
+        assert json.loads(place.read_bytes())["process"] == os.getpid()
+    assert not place.exists()
 
 
 def test_whoever_waits_gets_it_next(place):

@@ -33,6 +33,16 @@ def gets(web: WebServer, output: str) -> Counter[str]:
     return Counter({path: n for (_, path), n in web.requests.items() if f"/{output}/c/" in path})
 
 
+def flip_a_byte(store: FeatureStore) -> tuple[int, set[str]]:
+    """Damage the frames of a shard; its number, and the utterances in it."""
+    shard = store["utt-007"].record["shard"]
+    path = Path(str(store.path)) / "features.zarr" / "layer-9" / "c" / str(shard) / "0"
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    return shard, {row["id"] for row in store.table.to_pylist() if row["shard"] == shard}
+
+
 @pytest.mark.parametrize("kind", ["bucket", "memory"])
 @pytest.mark.parametrize("cache_bytes", [10**9, 0])
 def test_an_object_store_streams_what_a_disk_streams(kind, cache_bytes, local, request, tmp_path):
@@ -80,16 +90,11 @@ def test_a_batch_of_many_utterances_takes_few_requests(local, web, tmp_path):
 
 
 def test_a_flipped_byte_is_found_on_the_way_to_the_cache(local, web, tmp_path):
-    shard = local["utt-007"].record["shard"]
-    path = Path(str(local.path)) / "features.zarr" / "layer-9" / "c" / str(shard) / "0"
-    data = bytearray(path.read_bytes())
-    data[1000] ^= 1
-    path.write_bytes(data)
+    shard, lost = flip_a_byte(local)
     with pytest.raises(StoreError, match=f"/layer-9/c/{shard}/0.*sha256"):
         list(remote(web, local, tmp_path / "cache").stream(frames_per_batch=900))
     stream = remote(web, local, tmp_path / "cache").stream(frames_per_batch=900, on_error="skip")
     seen = {name for batch in stream for name in batch.ids}
-    lost = {row["id"] for row in local.table.to_pylist() if row["shard"] == shard}
     assert seen == set(local.ids) - lost
     assert set(stream.skipped) == lost
 
@@ -137,12 +142,7 @@ def test_a_replaced_shard_is_not_read_with_old_offsets(memory, tmp_path):
 
 
 def test_damage_that_one_rank_meets_leaves_the_steps_of_all_the_same(local, web, tmp_path):
-    shard = local["utt-007"].record["shard"]
-    path = Path(str(local.path)) / "features.zarr" / "layer-9" / "c" / str(shard) / "0"
-    data = bytearray(path.read_bytes())
-    data[1000] ^= 1
-    path.write_bytes(data)
-    lost = {row["id"] for row in local.table.to_pylist() if row["shard"] == shard}
+    _, lost = flip_a_byte(local)
     streams = [
         remote(web, local, tmp_path / "cache").stream(frames_per_batch=400, rank=r, world_size=2, on_error="skip")
         for r in range(2)

@@ -17,7 +17,7 @@ from encodeonce.store.views import OutputArray, dask_array, frame_rows, shard_ur
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_readers import read_both
-from small_store import NAMES, OUTPUTS, features, write_store
+from small_store import NAMES, OUTPUTS, features, with_another_split, write_store
 from webdataset.gopen import gopen_schemes
 
 
@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 
 @pytest.fixture(scope="module")
 def two(store: FeatureStore) -> FeatureStore:
-    return FeatureStore.concat([store, write_store(Path(str(store.path)).parents[1], "test", prefix="test-")])
+    return with_another_split(store)
 
 
 def plain(store: FeatureStore, output: str) -> np.ndarray:

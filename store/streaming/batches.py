@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from encodeonce.store.reader import utterance_bytes
+from encodeonce.store.padded import utterance_bytes
 from encodeonce.store.streaming.form import Form
 from encodeonce.store.streaming.selection import Source
 

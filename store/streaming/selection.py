@@ -120,14 +120,16 @@ def _positions(store: FeatureStore, chosen: np.ndarray, other: FeatureStore) -> 
 
 
 def contents_hash(sources: Sequence[Source], lengths: np.ndarray, shards: np.ndarray | None) -> str:
-    """sha256 of what a stream is about: the features' fingerprints and outputs, the utterances' ids and lengths."""
+    """sha256 of what a stream is about: the features' fingerprints and outputs, the utterances' ids, audio and lengths."""
     digest = hashlib.sha256()
     for source in sources:
         digest.update(
             f"{source.store.fingerprint} {source.spec.name} {source.spec.what} {source.spec.dtype}\n".encode()
         )
-    ids = sources[0].store.columns(["id"])["id"].take(pa.array(sources[0].indices)).combine_chunks()
-    digest.update("\n".join(ids.to_pylist()).encode())
+    for source in sources:
+        rows = source.store.columns(["id", "audio_sha256"]).take(pa.array(source.indices))
+        for column in rows.columns:
+            digest.update("\n".join(column.to_pylist()).encode())
     digest.update(lengths.astype("<i8").tobytes())
     if shards is not None:
         digest.update(shards.astype("<i8").tobytes())

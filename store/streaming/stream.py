@@ -1,13 +1,11 @@
 """The batches of an epoch, read ahead by threads, in an order that depends on nothing but the plan."""
 
 import operator
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -29,6 +27,8 @@ from encodeonce.store.streaming.epoch import (
     random_bits,
     steps,
 )
+from encodeonce.store.streaming.options import PlanOptions, Shuffle, check_choice
+from encodeonce.store.streaming.ranks import find_ranks
 from encodeonce.store.streaming.ring import Ring
 from encodeonce.store.streaming.selection import Source, contents_hash, join, select
 
@@ -37,34 +37,6 @@ if TYPE_CHECKING:
 
 CROP_BITS = 3
 """The purpose of the random numbers that place crops; see `random_bits`."""
-
-Shuffle = Literal["auto", "all", "shards", "none"]
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What the plan of an epoch depends on beside the utterances and their lengths; None is no limit."""
-
-    seed: int
-    frames_per_batch: int
-    window: int
-    shard_window: int
-    max_batch: int | None
-    min_frames: int | None
-    max_frames: int | None
-    crop_frames: int | None
-    shuffle: str
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name == "shuffle" or value is None:
-                continue
-            try:
-                object.__setattr__(self, name, operator.index(value))  # numpy's integers too, as plain ones
-            except TypeError as error:
-                raise StoreError(f"{name}={value!r}: take a whole number") from error
-            if not (0 if name == "seed" else 1) <= value < 2**63:
-                raise StoreError(f"{name}={value}: take {0 if name == 'seed' else 1} or more, below 2^63")
 
 
 class Stream:
@@ -260,7 +232,7 @@ class Stream:
         return self.batches()
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """Go on at an epoch, after so many batches of its global sequence (`Batch.taken` of the last one).
+        """Go on at an epoch, after so many batches of its global sequence (`batch.place.taken` of the last one).
 
         Raises:
             StoreError: the epoch has fewer batches.
@@ -372,37 +344,3 @@ class Stream:
                 f"{over} utterances are longer than frames_per_batch={most}, up to {self._lengths[worst]} frames ({name!r}); "
                 f"take a larger one, or leave them out with max_frames, or cut them with crop_frames"
             )
-
-
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse an option that is not among those there are.
-
-    Raises:
-        StoreError: it is not; the message lists them.
-    """
-    if value not in allowed:
-        raise StoreError(f"{name}={value!r}: take one of {', '.join(allowed)}")
-
-
-def _torchrun_ranks() -> tuple[int, int]:
-    given = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if given == (None, None):
-        return 0, 1
-    if not all(text and text.isdigit() for text in given) or int(given[0] or 0) >= int(given[1] or 0):
-        raise StoreError(
-            f"the environment has RANK={given[0]} and WORLD_SIZE={given[1]}: set both as torchrun does, or give rank= and world_size="
-        )
-    return int(given[0] or 0), int(given[1] or 1)
-
-
-def find_ranks(rank: int | None, world_size: int | None) -> tuple[int, int, bool]:
-    """Which taker of the sequence this is, of how many: as given, as torch.distributed says, or as torchrun says; and
-    whether torch.distributed connects them."""
-    distributed = sys.modules.get("torch.distributed")
-    running = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    theirs = (distributed.get_rank(), distributed.get_world_size()) if running and distributed else None
-    if rank is None and world_size is None:
-        rank, world_size = theirs or _torchrun_ranks()
-    if rank is None or world_size is None or not 0 <= rank < world_size:
-        raise StoreError(f"rank={rank} of world_size={world_size}: give both, with rank from 0 to world_size - 1")
-    return rank, world_size, theirs == (rank, world_size) and world_size > 1
