@@ -29,6 +29,14 @@ def batches(lengths: Sequence[int], limit: int, mixes_lengths: bool) -> list[lis
 
 
 @dataclass(frozen=True, slots=True)
+class Cutting:
+    """How long audio is cut: windows of at most `cut_seconds`, with `context_seconds` of overlap on each side."""
+
+    cut_seconds: float
+    context_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """A stretch of an utterance that is encoded by itself: samples [start, stop), of whose frames [first, last) are kept."""
 

@@ -30,8 +30,10 @@ from encodeonce.store.params import StorePathParam
 )
 @click.option(
     "--layers",
-    default="last",
-    help="Hidden states: last, all, or numbers such as 9,18-24 (0: input to the first layer).",
+    "--outputs",
+    "layers",
+    help="Hidden states: last, all, numbers such as 9,18-24 (0: input to the first layer), or a mean such as mean:18-24; "
+    "of a codec: codes, latents, or those of some quantizers such as latents:1-7.  [default: last; codes]",
 )
 @click.option("--dtype", default="float16", type=click.Choice(DTYPES), help="How features are stored.")
 @click.option(

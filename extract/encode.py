@@ -6,16 +6,8 @@ from threading import Lock
 
 import numpy as np
 import torch
-from encodeonce.extract.batching import Window, windows
+from encodeonce.extract.batching import Cutting, Window, windows
 from encodeonce.extract.encoders.base import Encoder, LoadedEncoder
-
-
-@dataclass(frozen=True, slots=True)
-class Cutting:
-    """How long audio is cut: windows of at most `cut_seconds`, with `context_seconds` of overlap on each side."""
-
-    cut_seconds: float
-    context_seconds: float
 
 
 @dataclass
@@ -39,7 +31,10 @@ class BatchEncoder:
         rate = self.encoder.sample_rate
         cut, context = int(self.cutting.cut_seconds * rate), int(self.cutting.context_seconds * rate)
         hop, field_ = self.encoder.samples_per_frame, self.encoder.receptive_field
-        pieces = [(i, w) for i, x in enumerate(audio) for w in windows(len(x), hop, field_, cut, context)]
+        if self.encoder.whole:
+            pieces = [(i, Window(0, len(x), 0, self.encoder.frames(len(x)))) for i, x in enumerate(audio)]
+        else:
+            pieces = [(i, w) for i, x in enumerate(audio) for w in windows(len(x), hop, field_, cut, context)]
         parts: list[dict[str, list[np.ndarray]]] = [{} for _ in audio]
         for group in self._groups(pieces, len(audio)):
             arrays = [audio[i][w.start : w.stop] for i, w in group]

@@ -256,6 +256,11 @@ class SplitJob:
     def _load(self, outputs: list[Output]) -> "BatchEncoder":
         if self._encoder is None:
             self._encoder = self.run.load(outputs)
+            for output in self.outputs.values():
+                path = self.run.feature_set.codebooks(output.name)
+                books = self._encoder.loaded.codebooks(output) if output.codebook_sizes else None
+                if books is not None and not path.exists():
+                    books.write(path, self.writer.paths.scratch)
         return self._encoder
 
     def _keep_what_is_done(self) -> None:

@@ -140,7 +140,7 @@ class Pipeline:
         seconds = 0.0
         for task in tasks:
             result = ShardResult(task)
-            lengths = [place.samples for place in task.places]
+            lengths = [max(place.samples, self.encoder.pads_to) for place in task.places]
             grouped = batches(lengths, self.batch_samples, self.encoder.mixes_lengths)
             for number, positions in enumerate(grouped):
                 places = [task.places[i] for i in positions]

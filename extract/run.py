@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from encodeonce.extract.audio import MIXING, RESAMPLER
-from encodeonce.extract.batching import CONTEXT_SECONDS, CUT_SECONDS
+from encodeonce.extract.batching import CONTEXT_SECONDS, CUT_SECONDS, Cutting
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import PRECISIONS, Encoder
 from encodeonce.extract.encoders.registry import find_encoder
@@ -52,7 +52,7 @@ class Request:
     data: Path = Path("data")
     corpus: str = "auto"
     store: StorePath = Path("features")
-    layers: str = "last"
+    layers: str | None = None
     dtype: str = "float16"
     precision: str = "auto"
     device: str = "auto"
@@ -74,14 +74,14 @@ class Run:
         check_request(request)
         self.workers = request.workers or min(8, os.cpu_count() or 1)
         self.encoder: Encoder = find_encoder(request.encoder, cache)
-        self.outputs = {output.name: output for output in self.encoder.outputs(request.layers, request.dtype)}
+        chosen = request.layers or self.encoder.default_outputs
+        self.outputs = {output.name: output for output in self.encoder.outputs(chosen, request.dtype)}
         self._device: str | None = None
         self.feature_set = self._feature_set()
 
     def identity(self, precision: str) -> dict[str, Any]:
         """What the fingerprint of the feature set hashes."""
         own = self.encoder.identity()
-        request = self.request
         return {
             "format_version": FORMAT_VERSION,
             "encoder": own["encoder"],
@@ -92,10 +92,12 @@ class Run:
                 "resampling": RESAMPLER,
                 "normalise": own["normalise"],
             },
-            "cutting": {
+            "cutting": {"rule": "whole"}
+            if self.encoder.whole
+            else {
                 "rule": "even windows",
-                "cut_seconds": float(request.cut_seconds),
-                "context_seconds": float(request.context_seconds),
+                "cut_seconds": self.cutting.cut_seconds,
+                "context_seconds": self.cutting.context_seconds,
             },
             "precision": precision,
         }
@@ -124,6 +126,12 @@ class Run:
             "versions": self.versions(),
         }
         return FeatureSet(set_folder(store, self.encoder.name, identity), self.encoder.name, identity, {}, provenance)
+
+    @property
+    def cutting(self) -> Cutting:
+        """How long audio is cut: as asked, in windows no longer than the encoder takes."""
+        longest = self.encoder.longest_seconds or math.inf
+        return Cutting(min(float(self.request.cut_seconds), longest), float(self.request.context_seconds))
 
     @property
     def precision(self) -> str:
@@ -201,7 +209,7 @@ class Run:
 
     def load(self, outputs: Sequence[Output]) -> "BatchEncoder":
         """Load the encoder, ready for some outputs."""
-        from encodeonce.extract.encode import BatchEncoder, Cutting
+        from encodeonce.extract.encode import BatchEncoder
 
         device, begun = self.find_device(), time.perf_counter()
         if self.encoder.note:
@@ -213,7 +221,7 @@ class Run:
         return BatchEncoder(
             self.encoder,
             loaded,
-            Cutting(self.request.cut_seconds, self.request.context_seconds),
+            self.cutting,
             self.precision,
             lambda: self.encoder.load(device, "float32", outputs),
         )

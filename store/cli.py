@@ -1,6 +1,7 @@
 """feature-store: look after stores."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -228,8 +229,9 @@ def filling_command(feature_set: FeatureSet, split: StorePath) -> str:
     source = feature_set.provenance.get("source", feature_set.encoder)
     output = next(iter(published_outputs(SplitPaths(split)).values()), None)
     wanted = f" --dtype {output.dtype}" if output else ""
-    if output and output.what.startswith("hidden_states["):
-        wanted += f" --layers {output.what.removeprefix('hidden_states[').removesuffix(']')}"
+    if output and (named := re.fullmatch(r"(mean|)\(?(hidden_states|codes|latents)\[(.*?)\]\)?", output.what)):
+        kind = named[1] or ("" if named[2] == "hidden_states" else named[2])
+        wanted += f" --outputs {kind}:{named[3]}" if kind else f" --layers {named[3]}"
     place = f"--split {name_below(split, feature_set.path)} --store {feature_set.path.parent}"
     return f"extract-features --encoder {source} {place}{wanted} --data DIR (the encoder and the corpus where they lie)"
 

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.files import folder_lock, read_json, write_json
@@ -14,19 +14,44 @@ from encodeonce.store.objects import StorePath
 
 SET_FILE = "feature-set.json"
 TABLE_FILE = "utterances.parquet"
-OUR_FOLDERS = {"plans", "commits", "features.zarr", "unfinished", "damaged", "stats"}
+OUR_FOLDERS = {"plans", "commits", "features.zarr", "unfinished", "damaged", "stats", "codebooks", "transforms"}
 ATTRIBUTES_KEY = "encodeonce"
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One array of a feature set: `what` says what it holds ("hidden_states[24]"), `dtype` how it is kept."""
+    """One array of a feature set: `what` says what it holds ("hidden_states[24]"), `dtype` how it is kept.
+
+    `codebook_sizes` are those of codes and units, one a column. What was derived from stored outputs names them, and how.
+    """
 
     name: str
     width: int
     dtype: str
     what: str
     derived_from: str | None = None
+    codebook_sizes: tuple[int, ...] | None = None
+    derivation: dict[str, Any] | None = field(default=None, hash=False)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """What `to_json` gave.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        fields = dict(entry)
+        if fields.get("codebook_sizes") is not None:
+            fields["codebook_sizes"] = tuple(fields["codebook_sizes"])
+        return cls(**fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, without those that few outputs have."""
+        entry = asdict(self)
+        optional = {name: entry.pop(name) for name in ("codebook_sizes", "derivation")}
+        sizes = optional["codebook_sizes"]
+        optional["codebook_sizes"] = sizes and list(sizes)
+        return entry | {name: value for name, value in optional.items() if value is not None}
 
     @property
     def affine_name(self) -> str | None:
@@ -70,6 +95,10 @@ class FeatureSet:
                 )
         return folder
 
+    def codebooks(self, output: str) -> StorePath:
+        """Where the vectors lie that an output's codes or units stand for (`codebooks.Codebooks`)."""
+        return self.path / "codebooks" / f"{output}.safetensors"
+
     def list_outputs(self, outputs: Mapping[str, Output], scratch: StorePath) -> "FeatureSet":
         """Write feature-set.json, where it does not list the outputs already; another run's outputs stay listed."""
         with folder_lock(self.path):
@@ -90,7 +119,7 @@ class FeatureSet:
                 "encoder": self.encoder,
                 "fingerprint": self.fingerprint,
                 "identity": self.identity,
-                "outputs": {name: asdict(output) for name, output in sorted(self.outputs.items())},
+                "outputs": {name: output.to_json() for name, output in sorted(self.outputs.items())},
                 "provenance": self.provenance,
             },
             scratch,
@@ -115,7 +144,7 @@ def read_feature_set(path: StorePath) -> FeatureSet:
     data = read_json(path / SET_FILE)
     check_version(data.get("format_version"), path)
     try:
-        outputs = {name: Output(**entry) for name, entry in data["outputs"].items()}
+        outputs = {name: Output.from_json(entry) for name, entry in data["outputs"].items()}
         found = FeatureSet(path, data["encoder"], data["identity"], outputs, data["provenance"])
         recorded = data["fingerprint"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -257,7 +286,7 @@ def read_output(array: StorePath) -> Output:
     """The output that an array's zarr.json describes."""
     data = read_json(array / "zarr.json")
     try:
-        return Output(**data["attributes"][ATTRIBUTES_KEY])
+        return Output.from_json(data["attributes"][ATTRIBUTES_KEY])
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{array / 'zarr.json'} does not describe an output: {error}") from error
 

@@ -6,7 +6,7 @@ it is computed again. Padding is never counted.
 
 import hashlib
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Statistics:
             "format": FORMAT,
             "encoder": self.encoder,
             "fingerprint": self.fingerprint,
-            "output": asdict(self.output),
+            "output": self.output.to_json(),
             "over": {
                 "utterances": self.utterances,
                 "frames": self.frames,
@@ -195,7 +195,7 @@ def _kept(part: Split, spec: Output, content: str) -> Moments | Usage | None:
     try:
         data = read_json(path) if path else {}
         same = data["format"] == FORMAT and data["fingerprint"] == part.attributes.fingerprint
-        if not (same and data["output"] == asdict(spec) and data["over"]["content"] == content):
+        if not (same and data["output"] == spec.to_json() and data["over"]["content"] == content):
             return None
         count = data["over"]["frames"]
         if spec.dtype == "uint16":

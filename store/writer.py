@@ -355,7 +355,7 @@ class SplitWriter:
 
     def _write_array(self, output: Output, shards: int) -> None:
         size = self.attributes.shard_frames
-        attributes = {ATTRIBUTES_KEY: asdict(output)}
+        attributes = {ATTRIBUTES_KEY: output.to_json()}
         target = self._home(output.name) / "zarr.json"
         metadata = array_metadata(output.name, shards, size, output.width, output.dtype, attributes)
         pairs = [(target, metadata)]

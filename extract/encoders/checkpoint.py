@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encodeonce.extract.cache import FileCache
-from encodeonce.extract.encoders.base import NORMALISED, Encoder, EncoderError, LoadedEncoder, named_layers, output_name
+from encodeonce.extract.encoders.base import (
+    NORMALISED,
+    Chosen,
+    Encoder,
+    EncoderError,
+    LoadedEncoder,
+    named_layers,
+    output_name,
+)
 from encodeonce.extract.encoders.weights import weight_files, weights_digest
 from encodeonce.store.layout import Output
 
@@ -84,16 +92,12 @@ class CheckpointEncoder(Encoder):
             "normalise": NORMALISED if self.normalise else None,
         }
 
-    def outputs(self, layers: str, dtype: str) -> list[Output]:
+    def outputs(self, chosen: str, dtype: str) -> list[Output]:
         width = int(self.config["hidden_size"])
         return [
-            Output(output_name(f"layer-{number:02d}", dtype), width, dtype, f"hidden_states[{number}]")
-            for number in named_layers(layers, self.layers + 1, self.layers)
+            Output(output_name(layers.name, dtype), width, dtype, layers.what)
+            for layers in named_layers(chosen, self.layers + 1, self.layers)
         ]
-
-    def layer_of(self, output: Output) -> int:
-        """The number of the hidden states that an output holds."""
-        return int(output.what.removeprefix("hidden_states[").removesuffix("]"))
 
 
 class LoadedCheckpoint(LoadedEncoder):
@@ -121,15 +125,16 @@ class LoadedCheckpoint(LoadedEncoder):
         self.encoder = encoder
         self.device = torch.device(device)
         self.dtype = getattr(torch, precision)
-        self.wanted = {encoder.layer_of(output): output.what for output in outputs}
-        self.deepest = max(self.wanted)
+        self.wanted = {output.what: Chosen.of(output.what) for output in outputs}
+        self.deepest = max(layers.last for layers in self.wanted.values())
         layers = stack.get_submodule("layers")
         assert isinstance(layers, nn.ModuleList)
         if self.deepest < encoder.layers:
             stack.layers = layers = layers[: self.deepest]
             if final_norm is not None:
                 setattr(stack, final_norm, nn.Identity())
-        self.states = HiddenStates(layers, [number for number in self.wanted if number < self.deepest])
+        needed = {number for chosen in self.wanted.values() for number in range(chosen.first, chosen.last + 1)}
+        self.states = HiddenStates(layers, sorted(needed - {self.deepest}))
         self.group_norms = mask_group_norms(model)
         self.zeroed = PaddingZeroed(stack) if stack is not model else None
         frequencies = [(module, module.inv_freq) for module in model.modules() if hasattr(module, "inv_freq")]
@@ -153,13 +158,21 @@ class LoadedCheckpoint(LoadedEncoder):
             final = self.model(audio, attention_mask=mask).last_hidden_state
             states = {**self.states.here.caught, self.deepest: final}
             self.states.here.caught.clear()
-            return {what: states[number].float() for number, what in self.wanted.items()}
+            return {what: mean_state(states, chosen) for what, chosen in self.wanted.items()}
 
     def attention_mask(self, lengths: Sequence[int], frames: Sequence[int], samples: int) -> "torch.Tensor":
         """`[B, samples]` int64, from which the model makes the mask of the valid frames."""
         from encodeonce.extract.encoders.masking import frame_mask
 
         return frame_mask(lengths, samples, self.device).long()
+
+
+def mean_state(states: "Mapping[int, torch.Tensor]", chosen: Chosen) -> "torch.Tensor":
+    """`[B, T, D]` float32: the mean of the chosen hidden states, summed in float32 in their order; of one, that one."""
+    total = states[chosen.first].float()
+    for number in range(chosen.first + 1, chosen.last + 1):
+        total = total + states[number].float()
+    return total / (chosen.last - chosen.first + 1) if chosen.mean else total
 
 
 def read_config(folder: Path) -> dict[str, Any]:

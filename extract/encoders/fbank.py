@@ -33,8 +33,8 @@ class Fbank(Encoder):
             "normalise": None,
         }
 
-    def outputs(self, layers: str, dtype: str) -> list[Output]:
-        return single_output(layers, "fbank", MELS, dtype, "80 log-mel filterbanks")
+    def outputs(self, chosen: str, dtype: str) -> list[Output]:
+        return single_output(chosen, "fbank", MELS, dtype, "80 log-mel filterbanks")
 
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> "LoadedFbank":
         return LoadedFbank(device, outputs[0].what)

@@ -51,8 +51,8 @@ class OnnxEncoder(Encoder):
             "normalise": None,
         }
 
-    def outputs(self, layers: str, dtype: str) -> list[Output]:
-        return single_output(layers, "last-hidden-state", self.width, dtype, "last_hidden_state")
+    def outputs(self, chosen: str, dtype: str) -> list[Output]:
+        return single_output(chosen, "last-hidden-state", self.width, dtype, "last_hidden_state")
 
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> "LoadedOnnx":
         import torch
