@@ -8,7 +8,7 @@ from encodeonce.store.errors import StoreError
 
 
 @contextmanager
-def extra(name: Literal["views", "export"]) -> Iterator[None]:
+def extra(name: Literal["views", "export", "evaluate", "units"]) -> Iterator[None]:
     """Import what belongs to an extra of the package inside this.
 
     Raises:
