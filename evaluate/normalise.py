@@ -1,0 +1,69 @@
+"""Texts made comparable before errors are counted, each way with the signature that a score made with it carries."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+
+from encodeonce.evaluate.errors import EvaluationError
+from encodeonce.store.extras import extra
+
+UNSPACED = {"zh", "ja", "th", "lo", "my"}
+"""Languages written without spaces between words: errors are counted on letters (Whisper's paper, appendix C)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normaliser:
+    """A function from text to comparable text, and the name and versions of what computes it."""
+
+    signature: str
+    apply: Callable[[str], str]
+
+    def __call__(self, text: str) -> str:
+        return self.apply(text)
+
+
+def _spaces_only(text: str) -> str:
+    return " ".join(text.split())
+
+
+RAW = Normaliser("raw", _spaces_only)
+"""The text as it is: only runs of white space become one space, for words are what stands between them."""
+
+
+def find_normaliser(language: str = "en") -> Normaliser:
+    """The normaliser of a language, by its code (`en`, `de`, `pt-BR`).
+
+    English has Whisper's: contractions, numbers, titles, British and American spellings (Radford et al. 2022, appendix C), by
+    transformers' EnglishTextNormalizer with the spelling map of the package whisper-normalizer, which transformers lacks.
+    Other languages have Whisper's basic one: lower case, no punctuation or symbols, nothing in brackets.
+
+    Raises:
+        EvaluationError: no code of a language.
+        StoreError: an optional library is missing; the message says how to install it.
+    """
+    code = re.fullmatch(r"([a-z]{2,3})([-_][A-Za-z0-9]+)*", language)
+    if code is None:
+        raise EvaluationError(f"{language!r} is no language code; give one such as en, de or pt-BR")
+    return _english() if code[1] == "en" else _basic(code[1])
+
+
+def _english() -> Normaliser:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    with extra("evaluate"):
+        spellings = files("whisper_normalizer") / "normalizers" / "english.json"
+    normalise = EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
+    signature = f"whisper-english|transformers:{version('transformers')}|spellings:{version('whisper-normalizer')}"
+    return Normaliser(signature, lambda text: _spaces_only(normalise(text)))
+
+
+def _basic(language: str) -> Normaliser:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
+    split = language in UNSPACED
+    normalise = BasicTextNormalizer(split_letters=split)
+    name = "whisper-basic-letters" if split else "whisper-basic"
+    return Normaliser(f"{name}|transformers:{version('transformers')}", lambda text: _spaces_only(normalise(text)))

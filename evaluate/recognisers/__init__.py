@@ -1,0 +1,1 @@
+"""Recognisers, one file for each library that runs them."""
