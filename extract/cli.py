@@ -19,8 +19,10 @@ from encodeonce.store.params import StorePathParam
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
-    "--encoder", help="A name from --list-encoders, a folder in transformers' format, a hub id, or onnx:FILE."
+    "--encoder",
+    help="A name from --list-encoders, a folder in transformers' format, a hub id, onnx:FILE, or units:FOLDER (a k-means).",
 )
+@click.option("--base-encoder", help="The encoder under units:FOLDER.  [default: the one that the k-means names]")
 @click.option("--split", "split", multiple=True, help="One or more splits, e.g. train-clean-100 dev-clean.")
 @click.argument("more_splits", nargs=-1, metavar="[SPLIT]...")
 @click.option("--data", default="data", type=click.Path(path_type=Path), help="Where the corpora are.")
@@ -86,7 +88,9 @@ def extract_features(
         return
     splits = tuple(name for value in (*split, *more_splits) for name in value.split(",") if name)
     if not encoder:
-        raise RequestError("--encoder is missing: name one of --list-encoders, a folder, a hub id, or onnx:FILE")
+        raise RequestError(
+            "--encoder is missing: name one of --list-encoders, a folder, a hub id, onnx:FILE, or units:FOLDER"
+        )
     if not splits:
         raise RequestError("--split is missing: name one or more, e.g. --split train-clean-100")
     request = Request(encoder=encoder, splits=tuple(dict.fromkeys(splits)), **options)  # type: ignore[arg-type]
@@ -124,18 +128,15 @@ def summary(report: SplitReport) -> str:
 
 
 def show_encoders(as_json: bool) -> None:
-    """The table of --list-encoders."""
+    """What --list-encoders prints."""
     from encodeonce.extract.encoders.registry import list_encoders
+    from encodeonce.extract.listing import as_record, print_encoders
 
-    known = list_encoders()
+    rows = list_encoders()
     if as_json:
-        click.echo(json.dumps({"encoders": [asdict(entry) for entry in known]}))
-        return
-    width, source = max(len(e.name) for e in known), max(len(e.source) for e in known)
-    click.echo(f"{'name':{width}}  {'from':{source}}  on this machine")
-    for entry in known:
-        click.echo(f"{entry.name:{width}}  {entry.source:{source}}  {'yes' if entry.here else 'no'}")
-    click.echo("Also: a folder in transformers' format, a hub id, onnx:FILE.")
+        click.echo(json.dumps({"encoders": [as_record(row) for row in rows]}))
+    else:
+        print_encoders(rows)
 
 
 def show_estimates(run: Run, as_json: bool) -> None:

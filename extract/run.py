@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import PRECISIONS, Encoder
 from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.progress import Progress
+from encodeonce.store.devices import check_device, find_device
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
 from encodeonce.store.layout import SET_FILE, TABLE_FILE, FeatureSet, Output, SplitAttributes, feature_sets, set_folder
@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from encodeonce.extract.pipeline import Work
 
 DTYPES = ("float16", "float32", "int8")
-LIBRARIES = ("encodeonce", "numpy", "soundfile", "torch", "torchaudio", "transformers", "onnxruntime")
+LIBRARIES = (
+    "encodeonce",
+    "numpy",
+    "soundfile",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "onnxruntime",
+    "speechtokenizer",
+)
 BATCH_SECONDS = {"cpu": 0.0, "cuda": 320.0}
 """Padded audio of a batch by kind of device. On a CPU one utterance at a time is as fast as any batch (docs/speed.md)."""
 
@@ -64,6 +73,7 @@ class Request:
     replace: bool = False
     drop_gone: bool = False
     workers: int = 0
+    base_encoder: str | None = None
 
 
 class Run:
@@ -73,11 +83,12 @@ class Run:
         self.request, self.progress, self.cache = request, progress, cache
         check_request(request)
         self.workers = request.workers or min(8, os.cpu_count() or 1)
-        self.encoder: Encoder = find_encoder(request.encoder, cache)
+        self.encoder: Encoder = find_encoder(request.encoder, cache, request.base_encoder)
         chosen = request.layers or self.encoder.default_outputs
         self.outputs = {output.name: output for output in self.encoder.outputs(chosen, request.dtype)}
         self._device: str | None = None
         self.feature_set = self._feature_set()
+        self._refuse_derived()
 
     def identity(self, precision: str) -> dict[str, Any]:
         """What the fingerprint of the feature set hashes."""
@@ -126,6 +137,15 @@ class Run:
             "versions": self.versions(),
         }
         return FeatureSet(set_folder(store, self.encoder.name, identity), self.encoder.name, identity, {}, provenance)
+
+    def _refuse_derived(self) -> None:
+        for name in self.outputs:
+            standing = self.feature_set.outputs.get(name)
+            if standing is not None and standing.derivation is not None:
+                raise RequestError(
+                    f"{name} of {self.feature_set.path} was derived from {standing.derived_from}, not encoded; every new "
+                    f"utterance gets it anyway: ask for {standing.derived_from} instead"
+                )
 
     @property
     def cutting(self) -> Cutting:
@@ -176,15 +196,7 @@ class Run:
     def find_device(self) -> str:
         """The device, `auto` resolved."""
         if self._device is None:
-            import torch
-
-            wanted = self.request.device
-            have = torch.cuda.is_available()
-            self._device = ("cuda" if have else "cpu") if wanted == "auto" else wanted
-            if self._device.startswith("cuda") and not have:
-                raise RequestError(f"--device {wanted}: torch sees no CUDA GPU here; take --device cpu")
-            if self._device.startswith("cuda:") and int(self._device[5:]) >= torch.cuda.device_count():
-                raise RequestError(f"--device {wanted}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+            self._device = find_device(self.request.device)
         return self._device
 
     def batch_seconds(self) -> float:
@@ -205,7 +217,8 @@ class Run:
         cores = torch.get_num_threads()
         alone = self.find_device().startswith("cuda") or not self.encoder.parallel
         encoders = 1 if alone else min(cores, MOST_ENCODERS)
-        return Work(self.workers, encoders, max(1, cores // encoders))
+        threads = 1 if self.encoder.one_thread else max(1, cores // encoders)
+        return Work(self.workers, encoders, threads)
 
     def load(self, outputs: Sequence[Output]) -> "BatchEncoder":
         """Load the encoder, ready for some outputs."""
@@ -238,8 +251,7 @@ def check_request(request: Request) -> None:
         raise RequestError(f"--dtype {request.dtype!r}: take one of {', '.join(DTYPES)}")
     if request.precision not in ("auto", *PRECISIONS):
         raise RequestError(f"--precision {request.precision!r}: take auto or one of {', '.join(PRECISIONS)}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
-        raise RequestError(f"--device {request.device!r}: take auto, cpu, cuda or cuda:N")
+    check_device(request.device)
     if request.limit is not None and request.limit < 1:
         raise RequestError(f"--limit {request.limit}: take 1 or more")
     if request.shard_frames is not None and request.shard_frames < 1:

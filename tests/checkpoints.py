@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 LAYERS = 3
 SMALL: dict[str, Any] = {
@@ -37,6 +38,26 @@ MOONSHINE: dict[str, Any] = {
     "decoder_num_attention_heads": 4,
     "vocab_size": 16,
 }
+WHISPER: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": LAYERS,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48,
+    "vocab_size": 16,
+    "pad_token_id": 0,
+    "max_source_positions": 200,
+}
+"""Takes 4 s of audio where the published sizes take 30."""
+W2V_BERT: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "left_max_position_embeddings": 9,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,8 @@ class Family:
     options: dict[str, Any] = field(hash=False)
     encoder_of: Callable[[Any], Any] = lambda model: model
     """The part of the saved class whose `last_hidden_state` is the reference."""
+    extractor: Any = None
+    """The feature extractor that is saved with it, where the model takes a spectrogram."""
 
     def model(self, seed: int = 0, **changes: Any) -> Any:
         """A model with weights of this seed."""
@@ -82,6 +105,10 @@ def _family(name: str, kind: str, options: dict[str, Any], **more: Any) -> Famil
     return Family(name, getattr(transformers, f"{kind}Config"), getattr(transformers, f"{kind}Model"), options | more)
 
 
+def _whisper_extractor(mels: int) -> Any:
+    return transformers.WhisperFeatureExtractor(feature_size=mels, chunk_length=4)
+
+
 FAMILIES = {
     family.name: family
     for family in (
@@ -113,6 +140,35 @@ FAMILIES = {
             MOONSHINE,
             lambda m: m.model.encoder,
         ),
+        *(
+            Family(name, transformers.WhisperConfig, saved, WHISPER | more, encoder_of, extractor)
+            for name, saved, more, encoder_of, extractor in (
+                ("whisper-encoder", WhisperEncoder, {}, lambda m: m, _whisper_extractor(80)),
+                ("whisper-whole", transformers.WhisperModel, {}, lambda m: m.encoder, _whisper_extractor(80)),
+                (
+                    "whisper-generation",
+                    transformers.WhisperForConditionalGeneration,
+                    {"num_mel_bins": 128},
+                    lambda m: m.model.encoder,
+                    _whisper_extractor(128),
+                ),
+            )
+        ),
+        *(
+            Family(
+                name,
+                transformers.Wav2Vec2BertConfig,
+                transformers.Wav2Vec2BertModel,
+                W2V_BERT | more,
+                extractor=transformers.SeamlessM4TFeatureExtractor(padding_value=1),
+            )
+            for name, more in (
+                ("w2v-bert", {}),
+                ("w2v-bert-relative", {"position_embeddings_type": "relative"}),
+                ("w2v-bert-rotary", {"position_embeddings_type": "rotary"}),
+                ("w2v-bert-adapter", {"add_adapter": True, "use_intermediate_ffn_before_adapter": True}),
+            )
+        ),
     )
 }
 
@@ -127,12 +183,15 @@ class Checkpoints:
         """The checkpoint of a family."""
         folder = self.root / name
         if not folder.exists():
-            FAMILIES[name].model().save_pretrained(folder)
+            family = FAMILIES[name]
+            family.model().save_pretrained(folder)
+            if family.extractor is not None:
+                family.extractor.save_pretrained(folder)
         return folder
 
     def reference(self, name: str, audio: np.ndarray) -> list[np.ndarray]:
         """Hidden states 0 to N of one utterance by transformers alone; the last is `last_hidden_state`."""
-        return reference(_loaded(name, self.folder(name)), audio)
+        return reference(_loaded(name, self.folder(name)), audio, FAMILIES[name].extractor)
 
 
 @cache
@@ -140,15 +199,31 @@ def _loaded(name: str, folder: Path) -> Any:
     family = FAMILIES[name]
     encoder = family.encoder_of(family.saved.from_pretrained(folder).eval())
     if getattr(encoder, "adapter", None) is not None:
-        encoder.adapter = None
+        encoder.adapter = encoder.intermediate_ffn = None
     return encoder
 
 
-def reference(model: Any, audio: np.ndarray) -> list[np.ndarray]:
-    """What a model of transformers makes of one utterance `[samples]`: hidden states, the last being `last_hidden_state`."""
+def reference(model: Any, audio: np.ndarray, extractor: Any = None) -> list[np.ndarray]:
+    """What a model of transformers makes of one utterance `[samples]`: hidden states, the last being `last_hidden_state`.
+
+    With a feature extractor, of the spectrogram that it makes; frames of its padding alone are left out.
+    """
+    inputs, frames = {"input_values": torch.from_numpy(audio)[None]}, None
+    if extractor is not None:
+        inputs = extractor(audio, sampling_rate=16000, return_tensors="pt")
+        frames = spectrogram_frames(model, audio, extractor)
     with torch.no_grad():
-        result = model(torch.from_numpy(audio)[None], output_hidden_states=True)
-    return [state[0].numpy() for state in (*result.hidden_states[:-1], result.last_hidden_state)]
+        result = model(**inputs, output_hidden_states=True)
+    return [state[0, :frames].numpy() for state in (*result.hidden_states[:-1], result.last_hidden_state)]
+
+
+def spectrogram_frames(model: Any, audio: np.ndarray, extractor: Any) -> int:
+    """Frames of the audio alone: what the extractor makes of it without padding, through the model's own convolutions."""
+    if isinstance(extractor, transformers.WhisperFeatureExtractor):
+        mels = extractor(audio, sampling_rate=16000, padding="do_not_pad", return_tensors="pt")["input_features"]
+        with torch.no_grad():
+            return model.conv2(model.conv1(mels)).shape[-1]
+    return int(extractor(audio, sampling_rate=16000, return_tensors="pt")["attention_mask"].sum())
 
 
 def speechlike(samples: int, seed: int) -> np.ndarray:

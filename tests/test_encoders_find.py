@@ -12,9 +12,19 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, Checkpoints, relative, speechlike
+from codec_checkpoints import CODECS
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import Encoder, EncoderError
-from encodeonce.extract.encoders.registry import HUB, MODEL_TYPES, cached_folder, find_encoder, list_encoders
+from encodeonce.extract.encoders.registry import (
+    BUILT_IN,
+    HUB,
+    MODEL_TYPES,
+    cached_folder,
+    find_encoder,
+    list_encoders,
+    wanted_files,
+)
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 COMMIT = "ff022d095678a2995f3c49bab18a96a9e553f782"
@@ -92,7 +102,7 @@ def test_a_short_name_is_found_in_the_hubs_cache_without_a_network(torch_weights
     assert (encoder.name, encoder.source, encoder.normalise) == ("hubert-large", "facebook/hubert-large-ll60k", True)
     assert encoder.identity() == find_encoder(str(snapshot), cache).identity()
     load(encoder)
-    assert {known.name for known in list_encoders() if known.here and known.name in HUB} == {"hubert-large"}
+    assert {row.known.name for row in list_encoders() if row.here and row.known.name in HUB} == {"hubert-large"}
 
 
 def test_a_hub_id_means_its_short_name(hub, cache):
@@ -149,6 +159,21 @@ def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(hub, cache, m
     assert time.monotonic() - before < 5
 
 
+@pytest.mark.parametrize(
+    ("weights", "others"),
+    [
+        (["model.safetensors"], ["pytorch_model.bin", "model.fp32-00001-of-00002.safetensors", "flax_model.msgpack"]),
+        (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], ["model.safetensors.index.fp32.json"]),
+        (["pytorch_model.bin"], ["tf_model.h5", "pytorch_model.fp32.bin"]),
+        (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], ["optimizer.bin"]),
+    ],
+)
+def test_one_set_of_weights_is_fetched(weights, others):
+    configurations = ["config.json", "preprocessor_config.json"]
+    names = [*configurations, *weights, *others]
+    assert list(filter_repo_objects(names, allow_patterns=wanted_files(set(names)))) == [*configurations, *weights]
+
+
 def test_a_name_that_is_nearly_right_gets_a_suggestion(cache):
     assert "no encoder 'hubert-larg'; did you mean hubert-large or " in refusal("hubert-larg", cache)
     assert "did you mean" not in refusal("qqqq", cache)
@@ -156,10 +181,9 @@ def test_a_name_that_is_nearly_right_gets_a_suggestion(cache):
 
 def test_every_name_and_model_type_leads_to_an_encoder(checkpoints, cache):
     types = {json.loads((checkpoints.folder(name) / "config.json").read_text())["model_type"] for name in FAMILIES}
-    assert types == set(MODEL_TYPES)
-    for known in list_encoders():
-        assert known.name
-        assert known.source
+    codecs = {getattr(transformers, f"{family.kind}Config").model_type for family in CODECS.values()}
+    assert types | codecs | {"speechtokenizer"} == set(MODEL_TYPES)
+    assert {row.known.name for row in list_encoders()} == {*HUB, *BUILT_IN}
 
 
 def test_a_folder_gives_the_encoder_its_name(checkpoints, cache, monkeypatch):
@@ -262,7 +286,7 @@ def test_layers_that_are_none_are_refused(layers, checkpoints, cache):
     encoder = find_encoder(str(checkpoints.folder("hubert-base")), cache)
     with pytest.raises(EncoderError, match="--layers") as caught:
         encoder.outputs(layers, "float16")
-    assert "0 to 3" in str(caught.value) or "give last, all, or numbers" in str(caught.value)
+    assert "0 to 3" in str(caught.value) or "give last, all, numbers" in str(caught.value)
 
 
 def test_layers_of_an_encoder_that_has_none_are_refused(cache):

@@ -37,6 +37,7 @@ class Encoder(ABC):
         precisions: what it can compute in, the preferred one first.
         parallel: several threads may run one loaded encoder at the same time.
         note: something about the checkpoint that its user should know, or nothing.
+        one_thread: on a CPU it computes in one thread, however many cores there are: what it rounds decides what is stored.
         mixes_lengths: utterances of different lengths may share a batch, each with the result it has alone;
             otherwise only equal lengths do.
         default_outputs: what is stored where the user does not say.
@@ -54,6 +55,7 @@ class Encoder(ABC):
     note: str = ""
     precisions: tuple[str, ...] = PRECISIONS
     parallel: bool = True
+    one_thread: bool = False
     mixes_lengths: bool = False
     default_outputs: str = "last"
 

@@ -33,6 +33,8 @@ class CheckpointEncoder(Encoder):
     """transformers' class, named in the identity."""
     layer_field: str
     """The configuration field that counts the layers."""
+    width_field = "hidden_size"
+    """The configuration field that tells the width of the hidden states."""
     mixes_lengths = True
     fields: Mapping[str, Any]
     """The configuration fields that change what is computed, with the defaults of the configuration class."""
@@ -48,33 +50,28 @@ class CheckpointEncoder(Encoder):
     ) -> None:
         self.folder, self.name, self.source, self._cache = folder, name, source, cache
         self.config = self.computed(config)
-        if config.get("transformers_weights") or (folder / "adapter_config.json").exists():
-            raise EncoderError(
-                f"{folder} would load other weights than its own (transformers_weights in config.json, or an adapter); "
-                f"save the model with its weights merged, and without them"
-            )
-        weight_files(folder)
+        require_own_weights(folder, config)
         preprocessor = read_preprocessor(folder)
         self.sample_rate = int(preprocessor.get("sampling_rate", 16000))
-        # What the file leaves out has the value of transformers' Wav2Vec2FeatureExtractor.
-        self.normalise = bool(preprocessor.get("do_normalize", True) if preprocessor else published_normalise)
-        if not preprocessor:
-            fed = "scaled to zero mean and unit variance" if self.normalise else "fed as it is"
-            why = f", as published for {source}" if published_normalise is not None else ""
-            self.note = f"{name} has no {PREPROCESSORS[0]} here: audio is {fed}{why}"
+        self.take_preprocessor(preprocessor, published_normalise)
         kernels = self.convolutions()
         self.samples_per_frame, self.receptive_field = 1, 1
         for kernel, stride in kernels:
             self.receptive_field += (kernel - 1) * self.samples_per_frame
             self.samples_per_frame *= stride
 
+    def take_preprocessor(self, preprocessor: Mapping[str, Any], published_normalise: bool | None) -> None:
+        """Learn from the preprocessor's configuration, empty where there is none, what the model is fed with."""
+        # What the file leaves out has the value of transformers' Wav2Vec2FeatureExtractor.
+        self.normalise = bool(preprocessor.get("do_normalize", True) if preprocessor else published_normalise)
+        if not preprocessor:
+            fed = "scaled to zero mean and unit variance" if self.normalise else "fed as it is"
+            why = f", as published for {self.source}" if published_normalise is not None else ""
+            self.note = f"{self.name} has no {PREPROCESSORS[0]} here: audio is {fed}{why}"
+
     def computed(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a configuration that change what is computed, with defaults filled in, each spelt in one way."""
-        return {
-            field: float(value) if isinstance(default, float) and isinstance(value, int) else value
-            for field, default in self.fields.items()
-            for value in [config.get(field, default)]
-        }
+        """The fields of a configuration that change what is computed."""
+        return filled_in(self.fields, config)
 
     @property
     def layers(self) -> int:
@@ -93,11 +90,20 @@ class CheckpointEncoder(Encoder):
         }
 
     def outputs(self, chosen: str, dtype: str) -> list[Output]:
-        width = int(self.config["hidden_size"])
+        width = int(self.config[self.width_field])
         return [
             Output(output_name(layers.name, dtype), width, dtype, layers.what)
             for layers in named_layers(chosen, self.layers + 1, self.layers)
         ]
+
+
+def filled_in(fields: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Some fields of a configuration, with defaults where they are left out, each spelt in one way."""
+    return {
+        field: float(value) if isinstance(default, float) and isinstance(value, int) else value
+        for field, default in fields.items()
+        for value in [config.get(field, default)]
+    }
 
 
 class LoadedCheckpoint(LoadedEncoder):
@@ -153,12 +159,16 @@ class LoadedCheckpoint(LoadedEncoder):
         if self.zeroed is not None:
             self.zeroed.here.lengths = frames if mixed else None
         with torch.inference_mode():
-            audio = audio.to(self.device, self.dtype)
             mask = self.attention_mask(lengths, frames, audio.shape[1]).to(self.device) if mixed else None
-            final = self.model(audio, attention_mask=mask).last_hidden_state
+            inputs = self.inputs(audio, lengths).to(self.device, self.dtype)
+            final = self.model(inputs, attention_mask=mask).last_hidden_state
             states = {**self.states.here.caught, self.deepest: final}
             self.states.here.caught.clear()
-            return {what: mean_state(states, chosen) for what, chosen in self.wanted.items()}
+            return {what: mean_state(states, chosen)[:, : max(frames)] for what, chosen in self.wanted.items()}
+
+    def inputs(self, audio: "torch.Tensor", lengths: Sequence[int]) -> "torch.Tensor":
+        """What the model takes: the audio itself `[B, S]`, where a family does not say otherwise."""
+        return audio
 
     def attention_mask(self, lengths: Sequence[int], frames: Sequence[int], samples: int) -> "torch.Tensor":
         """`[B, samples]` int64, from which the model makes the mask of the valid frames."""
@@ -175,6 +185,20 @@ def mean_state(states: "Mapping[int, torch.Tensor]", chosen: Chosen) -> "torch.T
     return total / (chosen.last - chosen.first + 1) if chosen.mean else total
 
 
+def require_own_weights(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint without weights, or one that would load others than those of its files.
+
+    Raises:
+        EncoderError: it is such a one.
+    """
+    if config.get("transformers_weights") or (folder / "adapter_config.json").exists():
+        raise EncoderError(
+            f"{folder} would load other weights than its own (transformers_weights in config.json, or an adapter); "
+            f"save the model with its weights merged, and without them"
+        )
+    weight_files(folder)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder.
 
@@ -184,10 +208,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        if {"strides", "n_q", "semantic_dimension"} <= config.keys():  # the official files name no model_type
+            config.setdefault("model_type", "speechtokenizer")
         config["model_type"]
     except FileNotFoundError:
         raise EncoderError(f"{folder} is no checkpoint in transformers' format: it has no config.json") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(f"{path} is no configuration of transformers: {error!r}") from None
     return config
 

@@ -55,12 +55,12 @@ class MaskedGroupNorm(nn.Module):
 
 
 class PaddingZeroed:
-    """Zeroes the padding in the input `[B, C, T]` of every convolution over frames of a module, as its own padding is zero."""
+    """Zeroes the padding in the input `[B, C, T]` of every convolution of a module that pads, as its own padding is zero."""
 
     def __init__(self, module: nn.Module) -> None:
         self.here = PerThread()
         for child in module.modules():
-            if isinstance(child, nn.Conv1d) and child.kernel_size[0] > 1:
+            if isinstance(child, nn.Conv1d) and child.padding != (0,):
                 child.register_forward_pre_hook(self._hook)
 
     def _hook(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:

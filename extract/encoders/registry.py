@@ -1,42 +1,26 @@
 """Which word on the command line means which encoder. A new encoder is one file here and one line below."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from encodeonce.extract.cache import FileCache
+from encodeonce.extract.encoders import speechtokenizer
 from encodeonce.extract.encoders.base import Encoder, EncoderError
 from encodeonce.extract.encoders.checkpoint import PREPROCESSORS, read_config
+from encodeonce.extract.encoders.known import KNOWN, Known
 from encodeonce.extract.encoders.weights import SAFETENSORS, weight_files
 
-HUB = {
-    "hubert-base": "facebook/hubert-base-ls960",
-    "hubert-large": "facebook/hubert-large-ll60k",
-    "hubert-large-ft": "facebook/hubert-large-ls960-ft",
-    "hubert-xlarge": "facebook/hubert-xlarge-ll60k",
-    "hubert-xlarge-ft": "facebook/hubert-xlarge-ls960-ft",
-    "wav2vec2-base": "facebook/wav2vec2-base",
-    "wav2vec2-large": "facebook/wav2vec2-large-lv60",
-    "wavlm-base-plus": "microsoft/wavlm-base-plus",
-    "wavlm-large": "microsoft/wavlm-large",
-    "data2vec-audio-base": "facebook/data2vec-audio-base",
-    "distilhubert": "ntu-spml/distilhubert",
-    "mhubert-147": "utter-project/mHuBERT-147",
-    "moonshine-tiny": "UsefulSensors/moonshine-tiny",
-    "moonshine-base": "UsefulSensors/moonshine-base",
-}
-"""Short names of checkpoints on the hub; each of them has a preprocessor_config.json there."""
+HUB = {known.name: known.source for known in KNOWN if known.on_hub}
+"""Short names of checkpoints on the hub; each of those in transformers' format has a preprocessor_config.json there."""
 
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's answer on what a repository holds."""
 
-PUBLISHED_NORMALISE = {name: True for name in HUB if name.startswith(("hubert", "wav2vec2"))} | {
-    "moonshine-tiny": False,
-    "moonshine-base": False,
-}
+PUBLISHED_NORMALISE = {known.name: known.normalise for known in KNOWN if known.normalise is not None}
 """What the published preprocessor says of do_normalize, for a hub cache that holds the model and not its preprocessor."""
 
 MODEL_TYPES = {
@@ -48,6 +32,14 @@ MODEL_TYPES = {
     "unispeech": "ssl:UniSpeech",
     "unispeech-sat": "ssl:UniSpeechSat",
     "moonshine": "moonshine:Moonshine",
+    "wav2vec2-bert": "w2v_bert:Wav2Vec2Bert",
+    "whisper": "whisper:Whisper",
+    "encodec": "encodec:Encodec",
+    "dac": "dac:Dac",
+    "mimi": "mimi:Mimi",
+    "xcodec": "xcodec:Xcodec",
+    "higgs_audio_v2_tokenizer": "xcodec:HiggsAudioTokenizer",
+    "speechtokenizer": "speechtokenizer:SpeechTokenizer",
 }
 """transformers' model_type -> the class that encodes with it, as module:class of this package."""
 
@@ -56,29 +48,43 @@ def _fbank(cache: FileCache) -> Encoder:
     return _named("fbank:Fbank")()
 
 
+def _mfcc(cache: FileCache) -> Encoder:
+    return _named("mfcc:Mfcc")()
+
+
 def _moonshine_onnx(cache: FileCache) -> Encoder:
     return _named("onnx:moonshine_tiny")(cache)
 
 
-BUILT_IN: dict[str, Callable[[FileCache], Encoder]] = {"fbank": _fbank, "moonshine-tiny-onnx": _moonshine_onnx}
+BUILT_IN: dict[str, Callable[[FileCache], Encoder]] = {
+    "moonshine-tiny-onnx": _moonshine_onnx,
+    "fbank": _fbank,
+    "mfcc": _mfcc,
+}
 """Encoders that need no checkpoint of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """One row of --list-encoders."""
+class Listed:
+    """One row of --list-encoders: what is known of an encoder, and whether it is on this machine."""
 
-    name: str
-    source: str
+    known: Known
     here: bool
 
 
-def find_encoder(word: str, cache: FileCache) -> Encoder:
-    """The encoder that a word means: a short name, a folder in transformers' format, a hub id, or `onnx:FILE`.
+def find_encoder(word: str, cache: FileCache, base_encoder: str | None = None) -> Encoder:
+    """The encoder that a word means: a short name, a folder in transformers' format, a hub id, `onnx:FILE`, `units:FOLDER`.
+
+    Args:
+        base_encoder: the encoder under `units:FOLDER`; None: the one that the k-means names.
 
     Raises:
         EncoderError: nothing of that name, or it is not on this machine and cannot be fetched.
     """
+    if word.startswith("units:"):
+        return _named("units:find_units")(word.removeprefix("units:"), base_encoder, cache)
+    if base_encoder is not None:
+        raise EncoderError(f"--base-encoder {base_encoder} belongs to --encoder units:FOLDER, not to {word}")
     if word.startswith("onnx:"):
         path = Path(word.removeprefix("onnx:"))
         return _named("onnx:OnnxEncoder")(path, path.stem, cache)
@@ -94,19 +100,28 @@ def find_encoder(word: str, cache: FileCache) -> Encoder:
         names = {hub: short for short, hub in HUB.items()}
         name = names.get(word, word.split("/")[1])
         return _from_folder(hub_folder(word, word), name, word, cache, PUBLISHED_NORMALISE.get(name))
-    known = [*HUB, *BUILT_IN]
+    known = short_names()
     close = difflib.get_close_matches(word, known, 3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise EncoderError(
-        f"no encoder {word!r}{hint} Known: {', '.join(known)}; or a folder in transformers' format, a hub id, onnx:FILE"
+        f"no encoder {word!r}{hint} Known: {', '.join(known)}; or a folder in transformers' format, a hub id, onnx:FILE, units:FOLDER"
     )
 
 
-def list_encoders() -> list[Known]:
-    """Every short name, where it comes from, and whether it is on this machine."""
-    hub = [Known(name, source, cached_folder(source) is not None) for name, source in HUB.items()]
-    package = find_spec("moonshine_voice") is not None
-    return [*hub, Known("moonshine-tiny-onnx", "package moonshine-voice", package), Known("fbank", "torchaudio", True)]
+def short_names() -> list[str]:
+    """The words that need no folder and no hub id."""
+    return list(dict.fromkeys([*HUB, *BUILT_IN]))
+
+
+def list_encoders() -> list[Listed]:
+    """Every short name, and whether it is on this machine."""
+    return [Listed(known, _is_here(known)) for known in KNOWN]
+
+
+def _is_here(known: Known) -> bool:
+    if known.on_hub:
+        return cached_folder(known.source) is not None
+    return find_spec(known.source.removeprefix("package ").replace("-", "_")) is not None
 
 
 def cached_folder(repository: str) -> Path | None:
@@ -114,6 +129,8 @@ def cached_folder(repository: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    if repository == speechtokenizer.REPOSITORY:
+        return speechtokenizer.cached_folder()
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
         weight_files(folder)
@@ -128,6 +145,8 @@ def hub_folder(repository: str, word: str) -> Path:
     Raises:
         EncoderError: neither works.
     """
+    if repository == speechtokenizer.REPOSITORY:
+        return speechtokenizer.hub_folder(HUB_TIMEOUT)
     folder = cached_folder(repository)
     # A cache that transformers' models alone have filled lacks the preprocessor, which decides whether audio is normalised.
     if folder is not None and any((folder / name).is_file() for name in PREPROCESSORS):
@@ -137,9 +156,7 @@ def hub_folder(repository: str, word: str) -> Path:
     try:
         # model_info is asked once; listing the files would be tried again for 23 s where there is no network.
         names = {file.rfilename for file in HfApi().model_info(repository, timeout=HUB_TIMEOUT).siblings or ()}
-        safe = names & {SAFETENSORS, f"{SAFETENSORS}.index.json"}
-        weights = "model*.safetensors" if safe else "pytorch_model*.bin"
-        return Path(snapshot_download(repository, allow_patterns=["*config.json", "*.index.json", weights]))
+        return Path(snapshot_download(repository, allow_patterns=wanted_files(names)))
     except Exception as error:  # the hub's client raises many kinds; all mean that it is not to be had
         unsure = {HUB[name] for name in HUB if name not in PUBLISHED_NORMALISE}
         if folder is not None and repository not in unsure:
@@ -151,6 +168,16 @@ def hub_folder(repository: str, word: str) -> Path:
             f"Copy the checkpoint (config.json, preprocessor_config.json, model.safetensors) into a folder and give "
             f"--encoder ./that-folder"
         ) from error
+
+
+def wanted_files(names: Set[str]) -> list[str]:
+    """Patterns of the files of a repository that make a checkpoint: configurations and one set of weights.
+
+    Some hold their weights a second time, as openai/whisper-large-v3 does in model.fp32-00001-of-00002.safetensors.
+    """
+    safe = names & {SAFETENSORS, f"{SAFETENSORS}.index.json"}
+    stem, ending = ("model", "safetensors") if safe else ("pytorch_model", "bin")
+    return ["*config.json", f"{stem}.{ending}.index.json", f"{stem}.{ending}", f"{stem}-*.{ending}"]
 
 
 def _from_folder(
@@ -166,7 +193,7 @@ def _from_folder(
         encoder = _named(MODEL_TYPES[model_type])(folder, config, name, source, cache, published_normalise)
         if min(encoder.sample_rate, encoder.samples_per_frame, encoder.receptive_field) < 1:
             raise ValueError("a rate, kernel or stride below 1")
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise EncoderError(f"{folder} has a configuration that cannot be used: {error}") from error
     return encoder
 

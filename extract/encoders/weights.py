@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from encodeonce.extract.cache import FileCache
@@ -40,9 +41,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_digest(folder: Path, cache: FileCache) -> str:
+    """`tensors_digest` of the files that transformers would load."""
+    return tensors_digest(weight_files(folder), cache)
+
+
+def tensors_digest(paths: Sequence[Path], cache: FileCache) -> str:
     """sha256 over the name, dtype, shape and bytes of every tensor, sorted by name; the file format is not in it."""
     tensors: dict[str, list] = {}
-    for path in weight_files(folder):
+    for path in paths:
         digests = cache.fact(path, "tensors")
         if digests is None:
             digests = _safetensors_digests(path) if path.suffix == ".safetensors" else _torch_digests(path)
@@ -109,7 +115,7 @@ def _torch_digests(path: Path) -> dict[str, list]:
 
     try:
         # Checkpoints of before torch 1.6 are no zip archives and cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(f"{path} cannot be loaded as plain weights: {reason}") from error
