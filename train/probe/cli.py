@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from encodeonce.store.devices import find_device
 from encodeonce.store.errors import StoreError
 from encodeonce.store.objects import StorePath
 from encodeonce.store.params import StorePathParam
@@ -75,13 +76,6 @@ def probe_layers(
             click.echo(f"Drawn in {plot}", err=True)
         if as_json:
             click.echo(json.dumps(as_object(store, subset, options, probes, best)))
-
-
-def find_device(wanted: str) -> str:
-    """The device by name; auto is a GPU where torch sees one."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 def find_outputs(store: FeatureStore, wanted: str | None) -> list[str]:

@@ -1,0 +1,1 @@
+"""k-means over stored features: what units are made of."""
