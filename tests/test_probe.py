@@ -159,7 +159,7 @@ def test_what_cannot_be_probed_is_one_line_that_says_the_way_out(store, tmp_path
     for where, arguments, words in (
         (silent, [], "4 have no text"),
         (store, ["--outputs", "layer-7"], "there are"),
-        (store, ["--device", "mps"], "take cpu, cuda"),
+        (store, ["--device", "mps"], "take auto, cpu, cuda"),
         (store, ["--learning-rate", "nan"], "learning_rate nan"),
         (store, ["--plot", str(tmp_path / "probe.txt")], "give one such as probe.png"),
         (tmp_path / "nowhere", [], "nowhere"),
