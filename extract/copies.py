@@ -25,7 +25,7 @@ class Copies:
         self._lock = Lock()
 
     def find(self, digest: str, task: ShardTask) -> Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None:
-        """The stored features of the same audio in a split that stood when the plan was made."""
+        """The stored features of the same audio, as an encoder gave them, in a split that stood when the plan was made."""
         plan = next(plan for plan in self._plans if plan.number == task.plan)
         for split, shards in plan.copy_from.items():
             store, rows = self._source(split)
@@ -33,13 +33,13 @@ class Copies:
             if store is None or row is None or row["shard"] >= shards:
                 continue
             at = np.array([row["index"]])
-            if all(self._sound(split, row["shard"], output.name) for output in task.outputs):
+            if all(self._sound(split, row["shard"], output.name) for output in task.chain.given):
                 return {
                     o.name: (
                         store.views(at, o.name)[0],
                         store.affines(at, o.name)[0] if o.dtype == "int8" else None,
                     )
-                    for o in task.outputs
+                    for o in task.chain.given
                 }
         return None
 

@@ -16,6 +16,7 @@ from encodeonce.extract.run import Run
 from encodeonce.extract.survey import Survey, describe, survey, updated_table
 from encodeonce.extract.tasks import ShardResult, ShardTask
 from encodeonce.store.commits import Commit, committed_shards
+from encodeonce.store.derive.chain import Chain, chain_of
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import DiskFullError
 from encodeonce.store.layout import Output, SplitPaths
@@ -76,6 +77,7 @@ class SplitJob:
         self.encoded: set[str] = set()
         self.copied: set[str] = set()
         self._made: dict[str, Any] = {}
+        self._chains: dict[tuple[str, ...], Chain] = {}
         self._published_at = time.monotonic()
         self._encoder: BatchEncoder | None = None
         self._learnt: list[tuple[Utterance, AudioFacts]] = []
@@ -188,9 +190,17 @@ class SplitJob:
                 lacking = [o for o in self.outputs.values() if o.name not in commit.outputs]
                 expected = {place.id: hashes.get(place.id, "") for place in places}
             if places and lacking:
-                task = ShardTask(shard, plan_of[shard], places, self.found.utterances, lacking, expected)
+                chain = self._chain(lacking)
+                task = ShardTask(shard, plan_of[shard], places, self.found.utterances, lacking, chain, expected)
                 (added if commit else made).append(task)
         return made, added
+
+    def _chain(self, outputs: list[Output]) -> Chain:
+        """How some outputs come to be; what they are derived with is read once."""
+        names = tuple(output.name for output in outputs)
+        if names not in self._chains:
+            self._chains[names] = chain_of(self.run.feature_set, outputs)
+        return self._chains[names]
 
     def _refuse_for_gone(self, tasks: list[ShardTask]) -> None:
         gone = [place.id for task in tasks for place in task.places if place.id not in self.found.utterances]
@@ -208,7 +218,7 @@ class SplitJob:
         if not tasks:
             return
         run.write_feature_set(self.outputs, self.writer.paths.scratch)
-        needed = {output.what: output for output in self.outputs.values()}
+        needed = {output.what: output for output in self._chain(list(self.outputs.values())).given}
         seconds = sum(place.samples for task in tasks for place in task.places) / run.encoder.sample_rate
         device = run.find_device()
         batch_seconds, work = run.batch_seconds(), run.work()
@@ -258,7 +268,8 @@ class SplitJob:
             self._encoder = self.run.load(outputs)
             for output in self.outputs.values():
                 path = self.run.feature_set.codebooks(output.name)
-                books = self._encoder.loaded.codebooks(output) if output.codebook_sizes else None
+                own = output.codebook_sizes and output.derivation is None
+                books = self._encoder.loaded.codebooks(output) if own else None
                 if books is not None and not path.exists():
                     books.write(path, self.writer.paths.scratch)
         return self._encoder

@@ -21,6 +21,7 @@ from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.encode import BatchEncoder
 from encodeonce.extract.encoders.base import Encoder, EncoderError
 from encodeonce.extract.tasks import ShardResult, ShardTask, Spool
+from encodeonce.store.derive.chain import Stored
 from encodeonce.store.format import ShardItem
 from encodeonce.store.plan import Place
 from encodeonce.store.quantize import NotStorableError, keep
@@ -46,7 +47,7 @@ class Stages:
 
 
 Copier = Callable[[str, ShardTask], Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None]
-"""(audio hash, task) -> the stored values and affine of every output of the task, where the same audio is in another split."""
+"""(audio hash, task) -> the stored values and affine of what the encoder would give, where the same audio is in another split."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,16 @@ class Work:
 class Outcome:
     """What became of a batch: per utterance and output the stored values, the affine of int8, and the SNR in dB."""
 
-    kept: dict[str, dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]] = field(default_factory=dict)
+    kept: dict[str, dict[str, Stored]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)
     not_storable: set[str] = field(default_factory=set)
+
+    def refuse(self, place: Place, error: NotStorableError) -> None:
+        """Note an utterance whose outputs cannot be stored."""
+        self.failed[place.id] = str(error)
+        self.not_storable.add(place.id)
 
     def spool(self, spool: Spool) -> None:
         """Move the values to disk, where they look the same."""
@@ -190,7 +196,10 @@ class Pipeline:
             stored = self.copy(digest, task)
             if stored is not None:
                 outcome.copied.add(place.id)
-                outcome.kept[place.id] = {name: (*pair, None) for name, pair in stored.items()}
+                try:
+                    outcome.kept[place.id] = task.chain.complete({n: (*pair, None) for n, pair in stored.items()})
+                except NotStorableError as error:
+                    outcome.refuse(place, error)
             else:
                 places.append(place)
                 audio.append(samples)
@@ -209,10 +218,10 @@ class Pipeline:
         with self._timed("keep"):
             for place, frames in zip(places, features, strict=True):
                 try:
-                    outcome.kept[place.id] = {o.name: keep(frames[o.what], o) for o in task.outputs}
+                    given = {o.name: keep(frames[o.what], o) for o in task.chain.given}
+                    outcome.kept[place.id] = task.chain.complete(given)
                 except NotStorableError as error:
-                    outcome.failed[place.id] = str(error)
-                    outcome.not_storable.add(place.id)
+                    outcome.refuse(place, error)
             if task.bytes > SHARD_MEMORY_BYTES:
                 outcome.spool(self._spool_of(result))
         return outcome

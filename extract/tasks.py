@@ -9,6 +9,7 @@ from threading import Lock
 
 import numpy as np
 from encodeonce.extract.corpora.base import Utterance
+from encodeonce.store.derive.chain import Chain
 from encodeonce.store.files import explain, make_folder
 from encodeonce.store.format import ShardItem
 from encodeonce.store.layout import Output
@@ -24,6 +25,8 @@ class ShardTask:
     places: Sequence[Place]
     utterances: Mapping[str, Utterance]
     outputs: Sequence[Output]
+    chain: Chain
+    """How the outputs come to be: what the encoder gives, and what is derived of that."""
     expected_hashes: Mapping[str, str]
     """Audio hashes that utterances must have, for outputs added to a shard that stands."""
 

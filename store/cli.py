@@ -2,15 +2,17 @@
 
 import json
 import re
+import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import click
+from encodeonce.store.cli_derive import derive
 from encodeonce.store.cli_views import export_command, stats_command
 from encodeonce.store.commits import read_commits
 from encodeonce.store.errors import StoreError
+from encodeonce.store.find import splits_at
 from encodeonce.store.health import repair_split, verify_split
 from encodeonce.store.identity import describe_difference, differences
 from encodeonce.store.layout import (
@@ -36,28 +38,9 @@ def feature_store() -> None:
     """Look after feature stores."""
 
 
+feature_store.add_command(derive)
 feature_store.add_command(export_command)
 feature_store.add_command(stats_command)
-
-
-def splits_at(path: StorePath) -> Iterator[tuple[FeatureSet, StorePath]]:
-    """Every split of a store, of a feature set, or the one that a path is."""
-    if (path / SET_FILE).is_file():
-        sets = [read_feature_set(path)]
-    elif (path / "features.zarr" / "zarr.json").is_file() or (path / "commits").is_dir():
-        path = path.resolve()
-        owner = next((parent for parent in path.parents if (parent / SET_FILE).is_file()), None)
-        if owner is None:
-            raise StoreError(f"{path} lies in no feature set: no {SET_FILE} above it")
-        yield read_feature_set(owner), path
-        return
-    else:
-        sets = list(feature_sets(path))
-    if not sets:
-        raise StoreError(f"{path} holds no feature set; give a store, a feature set or a split")
-    for feature_set in sets:
-        for split in feature_set.splits():
-            yield feature_set, split
 
 
 @feature_store.command("ls")
@@ -81,6 +64,7 @@ def describe_split(feature_set: FeatureSet, split: StorePath) -> dict[str, Any]:
     paths = SplitPaths(split)
     attributes, commits = read_attributes(paths.group), read_commits(paths)
     table = read_table(paths.table) if paths.table.exists() else None
+    seconds = sum(table["duration"].to_pylist()) if table is not None else 0.0
     names = FeatureStore(split).outputs if table is not None else []
     outputs: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -88,11 +72,14 @@ def describe_split(feature_set: FeatureSet, split: StorePath) -> dict[str, Any]:
         entries = [commit.outputs[name] for commit in holding]
         noise = [(commit.outputs[name]["snr_db"], commit.utterances) for commit in holding]
         known = [(snr, count) for snr, count in noise if snr]
+        size = sum(entry["size"] + entry.get("affine", {}).get("size", 0) for entry in entries)
         outputs[name] = {
             "dtype": entries[0]["dtype"] if entries else feature_set.outputs[name].dtype,
             "width": feature_set.outputs[name].width,
             "what": feature_set.outputs[name].what,
-            "bytes": sum(entry["size"] + entry.get("affine", {}).get("size", 0) for entry in entries),
+            "derived_from": feature_set.outputs[name].derived_from,
+            "bytes": size,
+            "bytes_an_hour": round(size * 3600 / seconds) if seconds else None,
             "least_snr_db": min((snr["least"] for snr, _ in known), default=None),
             "mean_snr_db": round(sum(s["mean"] * n for s, n in known) / sum(n for _, n in known), 3) if known else None,
         }
@@ -101,7 +88,7 @@ def describe_split(feature_set: FeatureSet, split: StorePath) -> dict[str, Any]:
         "split": name_below(split, feature_set.path),
         "path": str(split),
         "utterances": table.num_rows if table is not None else 0,
-        "audio_seconds": round(sum(table["duration"].to_pylist()), 3) if table is not None else 0.0,
+        "audio_seconds": round(seconds, 3),
         "frames": sum(table["frames"].to_pylist()) if table is not None else 0,
         "shards": len(commits),
         "shard_frames": attributes.shard_frames,
@@ -148,8 +135,10 @@ def info(path: StorePath, as_json: bool) -> None:
                 noise = (
                     f", SNR {facts['mean_snr_db']} dB (least {facts['least_snr_db']})" if facts["mean_snr_db"] else ""
                 )
+                origin = f" derived from {facts['derived_from']}" if facts["derived_from"] else ""
                 click.echo(
-                    f"    {output}: {facts['what']}, [{facts['width']}] {facts['dtype']}, {facts['bytes'] / 1e6:.1f} MB{noise}"
+                    f"    {output}: {facts['what']}{origin}, [{facts['width']}] {facts['dtype']}, {facts['bytes'] / 1e6:.1f} MB "
+                    f"({(facts['bytes_an_hour'] or 0) / 1e6:.1f} MB an hour){noise}"
                 )
 
 
@@ -224,15 +213,21 @@ def repair(path: StorePath, quick: bool) -> None:
 
 def filling_command(feature_set: FeatureSet, split: StorePath) -> str:
     """What makes a split's missing shards: the extract-features command, which brings all outputs when asked for one."""
+    folder, name = feature_set.path.parent, name_below(split, feature_set.path)
+    if "command" in feature_set.provenance:
+        operation, *options = feature_set.provenance["command"]
+        parent = folder / feature_set.provenance["parent"] / name
+        return f"feature-store derive {operation} {parent} {shlex.join(options)}"
     if "written_by" in feature_set.provenance:
         return f"{feature_set.provenance['written_by']}.write of the same utterances"
     source = feature_set.provenance.get("source", feature_set.encoder)
-    output = next(iter(published_outputs(SplitPaths(split)).values()), None)
-    wanted = f" --dtype {output.dtype}" if output else ""
+    outputs = published_outputs(SplitPaths(split)).values()
+    output = next((output for output in outputs if output.derivation is None), None)
+    wanted = f" --dtype {output.dtype}" if output and output.dtype != "uint16" else ""
     if output and (named := re.fullmatch(r"(mean|)\(?(hidden_states|codes|latents)\[(.*?)\]\)?", output.what)):
         kind = named[1] or ("" if named[2] == "hidden_states" else named[2])
         wanted += f" --outputs {kind}:{named[3]}" if kind else f" --layers {named[3]}"
-    place = f"--split {name_below(split, feature_set.path)} --store {feature_set.path.parent}"
+    place = f"--split {name} --store {folder}"
     return f"extract-features --encoder {source} {place}{wanted} --data DIR (the encoder and the corpus where they lie)"
 
 

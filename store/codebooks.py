@@ -99,7 +99,8 @@ class Codebooks:
         """Write them, whole or not at all."""
         from safetensors.numpy import save
 
-        data = save(self._arrays(), {"format": FORMAT, "sha256": self.sha256})
+        # One entry: safetensors writes several in any order, and the same codebooks shall be the same bytes.
+        data = save(self._arrays(), {"encodeonce": json.dumps({"format": FORMAT, "sha256": self.sha256})})
         with atomic_write(path, scratch) as file:
             file.write(data)
 
@@ -137,4 +138,4 @@ def read_codebooks(path: StorePath) -> Codebooks:
 
 def _metadata(data: bytes) -> dict[str, Any]:
     (size,) = struct.unpack("<Q", data[:8])
-    return json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return json.loads(json.loads(data[8 : 8 + size]).get("__metadata__", {}).get("encodeonce", "{}"))

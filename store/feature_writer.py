@@ -31,6 +31,7 @@ class FeatureWriter:
         sample_rate: samples a second of the audio that the encoder saw.
         samples_per_frame: sample_rate / samples_per_frame is the frame rate.
         shard_frames: rows of a shard of a new split, rounded up to a multiple of 64; by default about 128 MB.
+        provenance: what a new feature set shall say of where it is from, as JSON; no part of the identity.
 
     Raises:
         StoreError: a name, dtype or identity that cannot be stored, or an output that stands in the set and differs.
@@ -46,6 +47,7 @@ class FeatureWriter:
         sample_rate: int,
         samples_per_frame: int,
         shard_frames: int | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.outputs = checked_outputs(outputs)
         whole = {
@@ -62,9 +64,9 @@ class FeatureWriter:
         if sample_rate < 1 or samples_per_frame < 1:
             raise StoreError(f"sample_rate {sample_rate}, samples_per_frame {samples_per_frame}: take 1 or more")
         folder = set_folder(store_path(store), encoder, whole)
-        provenance = {"written_by": "FeatureWriter", "versions": versions()}
+        said = {"written_by": "FeatureWriter", **(provenance or {}), "versions": versions()}
         standing = read_feature_set(folder) if (folder / SET_FILE).exists() else None
-        self.feature_set = standing or FeatureSet(folder, encoder, whole, {}, provenance)
+        self.feature_set = standing or FeatureSet(folder, encoder, whole, {}, said)
         for name, output in self.outputs.items():
             if (there := self.feature_set.outputs.get(name, output)) != output:
                 raise StoreError(f"{folder} has {there}, which is not {output}; give the output another name")

@@ -2,12 +2,13 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+from encodeonce.store.derive.chain import Chain, Stored, chain_of
 from encodeonce.store.describe import redescribe
 from encodeonce.store.errors import StoreError
 from encodeonce.store.format import ShardItem
@@ -69,6 +70,7 @@ class Filling:
         self.outputs = {**writer.outputs, **outputs}
         self.failed: dict[str, str] = {}
         self.written: set[str] = set()
+        self._chains: dict[tuple[str, ...], Chain] = {}
         self._published_at = time.monotonic()
 
     def run(self) -> WriteReport:
@@ -108,7 +110,8 @@ class Filling:
         return self._report()
 
     def _check_outputs(self) -> None:
-        left_out = [name for name in self.writer.outputs if name not in self.given]
+        standing = self.writer.outputs.values()
+        left_out = [output.name for output in standing if output.derivation is None and output.name not in self.given]
         if left_out:
             raise StoreError(
                 f"{self.writer.paths.root} holds {', '.join(left_out)} too; every utterance has every output: write all of them"
@@ -147,7 +150,7 @@ class Filling:
 
     def _attempt(self, utterance: NewUtterance) -> str | None:
         try:
-            self._stored(utterance, self.outputs.values())
+            self._stored(utterance, list(self.outputs.values()))
         except NotStorableError as error:
             return str(error)
         return None
@@ -206,7 +209,7 @@ class Filling:
             self.writer.publish(self.outputs)
             self._published_at = time.monotonic()
 
-    def _placed(self, place: Place, task: _Task) -> dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]:
+    def _placed(self, place: Place, task: _Task) -> dict[str, Stored]:
         if (utterance := self.listed.get(place.id)) is None:
             raise NotStorableError("it has a place in this split, but is not among the utterances given")
         if place.id in self.failed:
@@ -218,17 +221,15 @@ class Filling:
             )
         return self._stored(utterance, task.outputs)
 
-    def _stored(
-        self, utterance: NewUtterance, outputs: Iterable[Output]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray | None, float | None]]:
-        """The features of an utterance as some outputs store them."""
-        given = self.features(utterance.id)
+    def _stored(self, utterance: NewUtterance, outputs: Sequence[Output]) -> dict[str, Stored]:
+        """The features of an utterance as some outputs store them; the derived ones are made of the others."""
+        chain, given = self._chain(outputs), self.features(utterance.id)
         if not isinstance(given, Mapping):
-            if len(self.outputs) > 1:
-                raise StoreError(f"features({utterance.id!r}) gave one array; give {', '.join(self.outputs)} by name")
-            given = dict.fromkeys(self.outputs, given)
-        stored = {}
-        for output in outputs:
+            if len(self.given) > 1:
+                raise StoreError(f"features({utterance.id!r}) gave one array; give {', '.join(self.given)} by name")
+            given = dict.fromkeys(self.given, given)
+        stored: dict[str, Stored] = {}
+        for output in chain.given:
             if output.name not in given:
                 raise StoreError(f"features({utterance.id!r}) gave no {output.name!r}; it gave {', '.join(given)}")
             values = np.asarray(given[output.name])
@@ -240,7 +241,13 @@ class Filling:
             if len(values) != utterance.frames:
                 raise NotStorableError(f"{output.name}: {len(values)} frames came, {utterance.frames} were announced")
             stored[output.name] = keep(values, output)
-        return stored
+        return chain.complete(stored)
+
+    def _chain(self, outputs: Sequence[Output]) -> Chain:
+        names = tuple(output.name for output in outputs)
+        if names not in self._chains:
+            self._chains[names] = chain_of(self.feature_set, outputs)
+        return self._chains[names]
 
     def _retire(self) -> None:
         """Take what a newer place supersedes out of the older shard."""

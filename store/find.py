@@ -1,5 +1,7 @@
 """Finding a split: by its own folder, its feature set, or its store."""
 
+from collections.abc import Iterator
+
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.layout import SET_FILE, TABLE_FILE, FeatureSet, feature_sets, read_attributes, read_feature_set
 from encodeonce.store.objects import StorePath, name_below
@@ -61,3 +63,23 @@ def find_set(store: StorePath, encoder: str | None) -> FeatureSet:
         both = ", ".join(found.path.name for found in matching)
         raise StoreError(f"{store} has several feature sets that fit ({both}); name one of them by its folder")
     return matching[0]
+
+
+def splits_at(path: StorePath) -> Iterator[tuple[FeatureSet, StorePath]]:
+    """Every split of a store, of a feature set, or the one that a path is."""
+    if (path / SET_FILE).is_file():
+        sets = [read_feature_set(path)]
+    elif (path / "features.zarr" / "zarr.json").is_file() or (path / "commits").is_dir():
+        path = path.resolve()
+        owner = next((parent for parent in path.parents if (parent / SET_FILE).is_file()), None)
+        if owner is None:
+            raise StoreError(f"{path} lies in no feature set: no {SET_FILE} above it")
+        yield read_feature_set(owner), path
+        return
+    else:
+        sets = list(feature_sets(path))
+    if not sets:
+        raise StoreError(f"{path} holds no feature set; give a store, a feature set or a split")
+    for feature_set in sets:
+        for split in feature_set.splits():
+            yield feature_set, split

@@ -28,9 +28,19 @@ ROW_ALIGNMENT = 64
 """Utterances start at multiples of this many rows: the largest inner chunk, so that outputs of any width fit later."""
 
 
-def chunk_frames(width: int) -> int:
-    """Rows C of an inner chunk for an output of `width` values a frame."""
-    return 16 if width >= 256 else 64
+LONGEST_CHUNK_SECONDS = 0.4
+"""Of an inner chunk of 16 rows: an utterance's last frames are kept twice, padded to a chunk."""
+
+
+def chunk_frames(width: int, frame_rate: float) -> int:
+    """Rows C of an inner chunk for an output of `width` values a frame: 16 where it is 256 or more, else 64.
+
+    Half of that, or a quarter and so on, where frames are so slow that 16 last longer than 0.4 s (40 a second are enough).
+    """
+    wide = 16
+    while wide > 1 and wide > LONGEST_CHUNK_SECONDS * frame_rate:
+        wide //= 2
+    return wide if width >= 256 else 4 * wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +54,9 @@ class ShardItem:
     affine: np.ndarray | None = None
 
 
-def pack_shard(items: Sequence[ShardItem], shard_frames: int) -> Iterator[bytes | memoryview]:
-    """The bytes of a shard file, piece by piece, for utterances in the order of their rows."""
+def pack_shard(items: Sequence[ShardItem], shard_frames: int, chunk: int) -> Iterator[bytes | memoryview]:
+    """The bytes of a shard file, piece by piece, for utterances in the order of their rows; `chunk` is C."""
     width, dtype = items[0].values.shape[1], items[0].values.dtype
-    chunk = chunk_frames(width)
     frame_bytes = width * dtype.itemsize
     index = np.full((shard_frames // chunk, 2), ABSENT, dtype="<u8")
     tails: list[tuple[int, np.ndarray]] = []
@@ -88,9 +97,8 @@ def pack_shard(items: Sequence[ShardItem], shard_frames: int) -> Iterator[bytes 
     yield _seal_index(index)
 
 
-def pack_affine_shard(items: Sequence[ShardItem], shard_frames: int) -> Iterator[bytes | memoryview]:
+def pack_affine_shard(items: Sequence[ShardItem], shard_frames: int, chunk: int) -> Iterator[bytes | memoryview]:
     """The Zarr shard of an int8 output's scales: at slot `row // C` the `[2, D]` scale and offset of an utterance."""
-    chunk = chunk_frames(items[0].values.shape[1])
     index = np.full((shard_frames // chunk, 2), ABSENT, dtype="<u8")
     position = 0
     for item in items:
@@ -101,14 +109,13 @@ def pack_affine_shard(items: Sequence[ShardItem], shard_frames: int) -> Iterator
     yield _seal_index(index)
 
 
-def read_index(data: memoryview | np.ndarray, shard_frames: int, width: int, where: str) -> np.ndarray:
+def read_index(data: memoryview | np.ndarray, slots: int, where: str) -> np.ndarray:
     """The chunk index `[slots, 2]` (offset, nbytes) of a shard's bytes, its checksum verified.
 
     Raises:
         DamagedError: too short, or the checksum does not hold.
     """
-    slots = shard_frames // chunk_frames(width)
-    size = slots * 16 + 4
+    size = index_bytes(slots)
     if len(data) < size:
         raise DamagedError(f"{where} is truncated: {len(data)} bytes, its index alone takes {size}")
     raw = bytes(data[-size:])
@@ -116,6 +123,11 @@ def read_index(data: memoryview | np.ndarray, shard_frames: int, width: int, whe
     if found != stored:
         raise DamagedError(f"{where} has a damaged index: crc32c {found:08x}, recorded {stored:08x}")
     return np.frombuffer(raw[:-4], "<u8").reshape(slots, 2)
+
+
+def index_bytes(slots: int) -> int:
+    """The size of a shard's index."""
+    return slots * 16 + 4
 
 
 def read_records(file: str | BinaryIO, where: str = "") -> Iterator[dict[str, Any]]:
@@ -163,18 +175,15 @@ def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def array_metadata(
-    name: str, shards: int, shard_frames: int, width: int, dtype: str, attributes: dict[str, Any]
+    name: str, shards: int, shard_frames: int, chunk: int, width: int, dtype: str, attributes: dict[str, Any]
 ) -> dict[str, Any]:
     """zarr.json of an output: `[shards * shard_frames, width]`, one shard file a chunk of the grid."""
-    shape, grid, inner = [shards * shard_frames, width], [shard_frames, width], [chunk_frames(width), width]
+    shape, grid, inner = [shards * shard_frames, width], [shard_frames, width], [chunk, width]
     return _sharded_array(shape, grid, inner, dtype, ["frame", f"feature_{name}"], attributes)
 
 
-def affine_metadata(
-    name: str, shards: int, shard_frames: int, width: int, attributes: dict[str, Any]
-) -> dict[str, Any]:
-    """zarr.json of an int8 output's scales: `[rows // C, 2, width]` float32."""
-    slots = shard_frames // chunk_frames(width)
+def affine_metadata(name: str, shards: int, slots: int, width: int, attributes: dict[str, Any]) -> dict[str, Any]:
+    """zarr.json of an int8 output's scales: `[shards * slots, 2, width]` float32, `slots` chunks of the values a shard."""
     shape, grid, inner = [shards * slots, 2, width], [slots, 2, width], [1, 2, width]
     return _sharded_array(shape, grid, inner, "float32", [f"slot_{name}", "affine", f"feature_{name}"], attributes)
 

@@ -11,7 +11,7 @@ import numpy as np
 from encodeonce.store.commits import Commit, read_commits
 from encodeonce.store.errors import DamagedError, MissingError, StoreError
 from encodeonce.store.files import move, read_json, sha256_of, size_of
-from encodeonce.store.format import ABSENT, chunk_frames, read_index
+from encodeonce.store.format import ABSENT, index_bytes, read_index
 from encodeonce.store.layout import (
     FeatureSet,
     Output,
@@ -144,7 +144,7 @@ def _check_shape(paths: SplitPaths, output: Output, attributes: SplitAttributes,
     size, width = attributes.shard_frames, output.width
     arrays = [(output.name, [shards * size, width])]
     if output.affine_name:
-        arrays.append((output.affine_name, [shards * (size // chunk_frames(width)), 2, width]))
+        arrays.append((output.affine_name, [shards * attributes.slots(width), 2, width]))
     for name, expected in arrays:
         path = paths.array(name) / "zarr.json"
         try:
@@ -180,14 +180,14 @@ def _check_index(file: ShardFile, attributes: SplitAttributes, width: int, place
     path, size, shard = file.path, file.entry["size"], file.shard
     try:
         if isinstance(path, ObjectPath):
-            data = path.read_end(min(size, attributes.shard_frames // chunk_frames(width) * 16 + 4))
+            data = path.read_end(min(size, index_bytes(attributes.slots(width))))
         else:
             data = np.memmap(path, np.uint8, "r")
-        index = read_index(data, attributes.shard_frames, width, str(path))
+        index = read_index(data, attributes.slots(width), str(path))
     except DamagedError as error:
         yield Finding(path, "an index whose checksum holds", str(error), shard)
         return
-    chunk = chunk_frames(width)
+    chunk = attributes.chunk_frames(width)
     used = index[:, 0] != ABSENT
     expected = np.zeros(len(index), bool)
     for place in places:

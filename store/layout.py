@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.files import folder_lock, read_json, write_json
-from encodeonce.store.format import FORMAT_VERSION
+from encodeonce.store.format import FORMAT_VERSION, chunk_frames
 from encodeonce.store.identity import fingerprint
 from encodeonce.store.objects import StorePath
 
@@ -259,6 +259,14 @@ class SplitAttributes:
     def frame_rate(self) -> float:
         """Frames a second."""
         return self.sample_rate / self.samples_per_frame
+
+    def chunk_frames(self, width: int) -> int:
+        """Rows of an inner chunk of an output of this width."""
+        return chunk_frames(width, self.frame_rate)
+
+    def slots(self, width: int) -> int:
+        """Inner chunks of a shard of an output of this width."""
+        return self.shard_frames // self.chunk_frames(width)
 
     def to_json(self) -> dict[str, Any]:
         """The attributes of the Zarr group."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from encodeonce.store.cache import ShardCache
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.files import read_json
-from encodeonce.store.format import ABSENT, chunk_frames, read_index
+from encodeonce.store.format import ABSENT, index_bytes, read_index
 from encodeonce.store.layout import Output, SplitPaths, published_outputs, read_attributes
 from encodeonce.store.objects import ObjectPath, StorePath
 from encodeonce.store.shards import OWNERS, POOL, LocalShard, RemoteShard, Shard, ShardPool, ShardVersion
@@ -237,14 +237,14 @@ class Split:
     def _learn(self, array: "StoredArray", shard: int) -> None:
         """Keep what a shard's index says of its utterances."""
         opened, size = self._open(array, shard), self.attributes.shard_frames
-        chunk = chunk_frames(array.output.width)
-        end = memoryview(opened.end(size // chunk * 16 + 4))
+        slots = self.attributes.slots(array.output.width)
+        end = memoryview(opened.end(index_bytes(slots)))
         try:
-            index = read_index(end, size, array.output.width, str(opened.path))
+            index = read_index(end, slots, str(opened.path))
         except DamagedError as error:
             raise DamagedError(f"{error}; run feature-store verify") from error
         first, last = np.searchsorted(self.shards, [shard, shard + 1]).tolist()
-        offsets = index[(self.rows[first:last] % size) // chunk, 0]
+        offsets = index[(self.rows[first:last] % size) // (size // slots), 0]
         ends = np.where(offsets == ABSENT, ABSENT, offsets + array.sizes[first:last].astype("u8"))
         bad = np.flatnonzero(ends > opened.size)
         if len(bad):

@@ -210,10 +210,11 @@ class SplitWriter:
         """Write one output's shard file (and its scales); return its entry for the commit record, without the SNR."""
         path = shard_file(self._home(output.name), shard)
         entry: dict[str, Any] = {"dtype": output.dtype}
-        entry |= self._write_hashed(path, pack_shard(items, self.attributes.shard_frames))
+        size, chunk = self.attributes.shard_frames, self.attributes.chunk_frames(output.width)
+        entry |= self._write_hashed(path, pack_shard(items, size, chunk))
         if output.dtype == "int8":
             path = scales_file(self._home(f"{output.name}-affine"), shard)
-            entry["affine"] = self._write_hashed(path, pack_affine_shard(items, self.attributes.shard_frames))
+            entry["affine"] = self._write_hashed(path, pack_affine_shard(items, size, chunk))
         return entry
 
     def _write_hashed(self, path: StorePath, pieces: Iterator[bytes | memoryview]) -> dict[str, Any]:
@@ -357,12 +358,13 @@ class SplitWriter:
         size = self.attributes.shard_frames
         attributes = {ATTRIBUTES_KEY: output.to_json()}
         target = self._home(output.name) / "zarr.json"
-        metadata = array_metadata(output.name, shards, size, output.width, output.dtype, attributes)
+        chunk = self.attributes.chunk_frames(output.width)
+        metadata = array_metadata(output.name, shards, size, chunk, output.width, output.dtype, attributes)
         pairs = [(target, metadata)]
         if output.affine_name:
             restored = {"restore": f"{output.name}[row:row + frames] * affine[row // C, 0] + affine[row // C, 1]"}
             target = self._home(output.affine_name) / "zarr.json"
-            pairs.append((target, affine_metadata(output.name, shards, size, output.width, restored)))
+            pairs.append((target, affine_metadata(output.name, shards, size // chunk, output.width, restored)))
         for path, value in reversed(pairs):
             if not path.exists() or read_json(path) != value:
                 write_json(path, value, self.paths.scratch)

@@ -13,6 +13,7 @@ from encodeonce.store.format import (
     ShardItem,
     array_metadata,
     chunk_frames,
+    index_bytes,
     pack_shard,
     read_index,
     read_items,
@@ -42,16 +43,21 @@ def make_items(lengths: list[int], width: int, dtype: str) -> tuple[list[ShardIt
 
 @settings(max_examples=40, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=6), width=WIDTHS, dtype=DTYPES, spare=st.integers(0, 3)
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=6),
+    width=WIDTHS,
+    dtype=DTYPES,
+    spare=st.integers(0, 3),
+    frame_rate=st.sampled_from([50.0, 12.5, 3.0]),
 )
-def test_shard_is_read_by_zarr_and_by_tar(tmp_path_factory, lengths, width, dtype, spare):
+def test_shard_is_read_by_zarr_and_by_tar(tmp_path_factory, lengths, width, dtype, spare, frame_rate):
     items, rows = make_items(lengths, width, dtype)
     shard_frames = rows + spare * ROW_ALIGNMENT
     folder = tmp_path_factory.mktemp("shard")
     path = folder / "x" / "c" / "0" / "0"
     path.parent.mkdir(parents=True)
-    path.write_bytes(b"".join(pack_shard(items, shard_frames)))
-    write_json(folder / "x" / "zarr.json", array_metadata("x", 1, shard_frames, width, dtype, {}))
+    chunk = chunk_frames(width, frame_rate)
+    path.write_bytes(b"".join(pack_shard(items, shard_frames, chunk)))
+    write_json(folder / "x" / "zarr.json", array_metadata("x", 1, shard_frames, chunk, width, dtype, {}))
 
     array = zarr.open_array(str(folder / "x"), mode="r")
     expected = np.zeros((shard_frames, width), dtype)
@@ -70,24 +76,33 @@ def test_shard_is_read_by_zarr_and_by_tar(tmp_path_factory, lengths, width, dtyp
     assert len(listing.stdout.splitlines()) == len(items) * (3 if dtype == "int8" else 2)
 
 
+@given(width=st.integers(1, 4096), frame_rate=st.floats(0.5, 200))
+def test_a_chunk_fits_the_alignment_and_is_short_in_time(width, frame_rate):
+    chunk = chunk_frames(width, frame_rate)
+    assert ROW_ALIGNMENT % chunk == 0
+    assert chunk / (1 if width >= 256 else 4) <= max(1, 0.4 * frame_rate)
+    if frame_rate >= 40:
+        assert chunk == (16 if width >= 256 else 64)
+
+
 def test_full_chunks_lie_inside_the_members_so_that_nothing_is_kept_twice():
     items, rows = make_items([100, 16, 37], 256, "float16")
-    data = b"".join(pack_shard(items, rows))
+    data = b"".join(pack_shard(items, rows, 16))
     raw = sum(item.values.nbytes for item in items)
-    tails = 2 * chunk_frames(256) * 256 * 2  # 100 and 37 leave a rest, 16 does not
+    tails = 2 * 16 * 256 * 2  # 100 and 37 leave a rest, 16 does not
     headers = len(items) * 5 * 512
-    assert len(data) <= raw + tails + headers + rows // chunk_frames(256) * 16 + 4
+    assert len(data) <= raw + tails + headers + index_bytes(rows // 16)
 
 
 def test_a_flipped_byte_in_the_index_is_noticed():
     items, rows = make_items([40], 8, "float16")
-    data = bytearray(b"".join(pack_shard(items, rows)))
-    read_index(memoryview(bytes(data)), rows, 8, "here")
+    data = bytearray(b"".join(pack_shard(items, rows, 64)))
+    read_index(memoryview(bytes(data)), rows // 64, "here")
     data[-10] ^= 1
     with pytest.raises(DamagedError, match="here has a damaged index"):
-        read_index(memoryview(bytes(data)), rows, 8, "here")
+        read_index(memoryview(bytes(data)), rows // 64, "here")
     with pytest.raises(DamagedError, match="truncated"):
-        read_index(memoryview(bytes(data[-7:])), rows, 8, "here")
+        read_index(memoryview(bytes(data[-7:])), rows // 64, "here")
 
 
 @given(st.text(min_size=1, max_size=200))
@@ -101,7 +116,7 @@ def test_any_id_becomes_a_safe_member_name_and_comes_back(name):
 def test_a_long_id_keeps_its_name_in_every_tar_reader(tmp_path: Path):
     name = "ü" * 200
     item = ShardItem(name, 0, np.ones((3, 8), "float16"), {"id": name, "row": 0, "frames": 3})
-    (tmp_path / "0").write_bytes(b"".join(pack_shard([item], 64)))
+    (tmp_path / "0").write_bytes(b"".join(pack_shard([item], 64, 64)))
     listing = subprocess.run(["tar", "tf", str(tmp_path / "0")], capture_output=True, text=True, check=True)
     assert listing.stdout.split() == [f"{member_key(name)}.npy", f"{member_key(name)}.json"]
     assert listing.stderr == ""

@@ -1,0 +1,104 @@
+"""Deriving int8 from a float16 store against copying that store with cp: seconds for the same bytes of source.
+
+    python benchmarks/derive.py FOLDER [--hours 2.5] [--width 1024] [--rounds 5]
+
+The store is of random numbers at 50 frames a second, in utterances as long as LibriSpeech's. A round copies it with `cp -r`, copies it
+again with `cp -r` and `sync`, and derives int8 in that copy, in turn, so that a machine that drifts drifts for all. `derive` is the
+command's own time from the writer's lock to what readers see, fsync and checksums of source and result included; `command` is
+the whole process with its imports. Prints a table and one JSON object.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from peers.ours import FOLDER, build
+from synthetic import FRAME_RATE, draw_lengths, make_corpus
+
+
+def make_store(folder: Path, hours: float, width: int) -> Path:
+    """The store to derive from, written where it does not stand yet."""
+    drawn = draw_lengths(int(hours * 3600))
+    utterances = 1 + int((drawn.cumsum() < hours * 3600 * FRAME_RATE).sum())
+    store = folder / f"{FOLDER}-{hours:g}h-{width}"
+    done = store.with_suffix(".built")
+    if not done.exists():
+        shutil.rmtree(store, ignore_errors=True)
+        corpus = make_corpus(folder / "corpus.f16", utterances, width)
+        build(corpus, store)
+        corpus.path.unlink()
+        done.touch()
+    return store
+
+
+def copy(source: Path, target: Path, sync: bool) -> float:
+    """Seconds of `cp -r`, and of `sync` behind it."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.sync()
+    begun = time.perf_counter()
+    subprocess.run(["cp", "-r", str(source), str(target)], check=True)
+    if sync:
+        os.sync()
+    return time.perf_counter() - begun
+
+
+def derive(store: Path) -> dict[str, float]:
+    """Seconds of the command as it says and as a whole, and the most memory it took."""
+    command = [sys.executable, "-m", "encodeonce.store.cli", "derive", "cast", str(store), "--dtype", "int8", "--json"]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    spent = time.perf_counter() - begun
+    assert status == 0, out
+    (report,) = json.loads(out.splitlines()[-1])["derived"]
+    return {
+        "derive": report["seconds"],
+        "command": spent,
+        "peak_megabytes": usage.ru_maxrss / 1024,
+        "cpu": usage.ru_utime + usage.ru_stime,
+    }
+
+
+def main() -> None:
+    """Run the rounds and print what they gave."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--hours", type=float, default=2.5)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    store = make_store(options.folder, options.hours, options.width)
+    size, scratch = sum(path.stat().st_size for path in store.rglob("*") if path.is_file()), options.folder / "copy"
+    rounds = []
+    print(
+        f"{size / 1e9:.2f} GB\n{'cp':>8} {'cp+sync':>8} {'derive':>8} {'command':>8} {'cp/derive':>10} {'sync/derive':>12} {'peak':>9}"
+    )
+    for _ in range(options.rounds):
+        plain, synced = copy(store, scratch, sync=False), copy(store, scratch, sync=True)
+        ours = derive(scratch)
+        rounds.append({"cp": plain, "cp_sync": synced, **ours})
+        ratios = plain / ours["derive"], synced / ours["derive"]
+        times = " ".join(f"{seconds:6.2f} s" for seconds in (plain, synced, ours["derive"], ours["command"]))
+        print(f"{times} {ratios[0]:10.3f} {ratios[1]:12.3f} {ours['peak_megabytes']:6.0f} MB", flush=True)
+    shutil.rmtree(scratch)
+    medians = {
+        name: statistics.median(r[of] / r["derive"] for r in rounds)
+        for name, of in (("of_cp", "cp"), ("of_cp_and_sync", "cp_sync"))
+    }
+    print(
+        f"median, as a share of the speed of cp: {medians['of_cp']:.3f}; of cp and sync: {medians['of_cp_and_sync']:.3f}"
+    )
+    print(json.dumps({"cores": os.cpu_count(), "bytes": size, **medians, "rounds": rounds}))
+
+
+if __name__ == "__main__":
+    main()

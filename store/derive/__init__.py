@@ -1,0 +1,1 @@
+"""New outputs from stored ones, without the encoder: see docs/deriving.md."""
