@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -22,6 +23,7 @@ from encodeonce.store.lease import Lease
 from encodeonce.store.objects import ObjectPath, StorePath, delete
 
 COPIES_IN_FLIGHT = 16
+NUMBERS = count()
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -55,7 +57,8 @@ def atomic_write(target: StorePath, scratch: StorePath | None = None) -> Iterato
         target.put(gathered.getvalue())
         return
     assert not isinstance(scratch, ObjectPath)
-    temporary = (scratch or target.parent) / f"{target.parent.name}-{target.name}.{os.getpid()}.tmp"
+    # The number keeps threads apart: they may write files of the same name in folders of the same name.
+    temporary = (scratch or target.parent) / f"{target.parent.name}-{target.name}.{os.getpid()}.{next(NUMBERS)}.tmp"
     try:
         make_folder(target.parent)
         make_folder(temporary.parent)

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from encodeonce.store.layout import Output
 from encodeonce.store.quantize import NotStorableError, keep, quantize, restore, signal_to_noise
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(arrays(np.float32, st.tuples(st.integers(1, 20), st.integers(1, 6)), elements=FLOATS))
 def test_error_is_at_most_half_a_step_of_the_channel(values):
     codes, affine = quantize(values)
@@ -46,13 +47,14 @@ def plainly(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return codes.astype(np.int8), np.stack([scale, offset])
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([np.float16, np.float32, np.float64]),
     st.integers(1, 300),
     st.sampled_from([1, 3, 257, 1024]),
     st.integers(0, 2**32 - 1),
 )
-def test_blocks_of_frames_give_what_the_whole_matrix_gives(dtype, frames, width, seed):
+def test_the_compiled_loops_give_what_numpy_gives(dtype, frames, width, seed):
     generator = np.random.default_rng(seed)
     values = (generator.standard_normal((frames, width)) * generator.choice([1e-6, 1, 50], width)).astype(dtype)
     codes, affine, ratio = keep(values, Output("x", width, "int8", "x"))

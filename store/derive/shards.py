@@ -1,11 +1,12 @@
 """Deriving an output on one split, shard by shard, each committed as extraction commits it.
 
-Threads compute utterances while those before are hashed and written; two shards of the output are in memory at most.
+Threads compute utterances while those before are hashed and written; three shards of the output are in memory at most.
 """
 
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from encodeonce.store.walk import by_shard
 from encodeonce.store.writer import SplitWriter
 
 MOST_THREADS = 8
+WRITERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +118,21 @@ class _Deriving:
         """Make the shards in order. The first error ends it; shards committed before it stand."""
         split = self.sources.split
         shards = {int(split.shards[indices[0]]): indices for indices in by_shard(split)}
-        with ThreadPoolExecutor(self.threads, "derive") as pool, ThreadPoolExecutor(1, "write") as writing:
+        with ThreadPoolExecutor(self.threads, "derive") as pool, ThreadPoolExecutor(WRITERS, "write") as writers:
             try:
-                written: Future[None] | None = None
+                writing: deque[Future[None]] = deque()
                 for shard in sorted(lacking):
                     indices = self._checked(shard, shards.get(shard, np.array([], np.int64)))
                     made = self._begin(indices, pool)
-                    if written is not None:
-                        written.result()
+                    while len(writing) >= WRITERS:
+                        writing.popleft().result()
                         split.close()  # what is mapped counts as this process's memory
-                    written = writing.submit(self._commit, shard, made)
+                    writing.append(writers.submit(self._commit, shard, made))
                     del made
-                if written is not None:
-                    written.result()
+                while writing:
+                    writing.popleft().result()
             except BaseException:
-                for executor in (pool, writing):
+                for executor in (pool, writers):
                     executor.shutdown(wait=False, cancel_futures=True)
                 raise
 
