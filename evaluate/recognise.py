@@ -1,12 +1,12 @@
 """Which word means which recogniser: any that transformers' pipeline loads, or Whisper in CTranslate2's format."""
 
-import re
 from pathlib import Path
 
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.recognisers.base import Recogniser, first_line
 from encodeonce.evaluate.recognisers.ctranslate2 import Ctranslate2Whisper
 from encodeonce.evaluate.recognisers.pipeline import TransformersRecogniser, has_vocabulary
+from encodeonce.store.devices import find_device
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
@@ -20,9 +20,9 @@ def find_recogniser(word: str, device: str = "cpu", language: str = "en") -> Rec
 
     Raises:
         EvaluationError: no recogniser, not on this machine and not to be fetched, or another language than it knows.
-        StoreError: an optional library is missing; the message says how to install it.
+        StoreError: no such device, or an optional library is missing; the message says the way out.
     """
-    device = _device(device)
+    device = find_device(device)
     folder = Path(word)
     if folder.is_dir():
         name = folder.resolve().name
@@ -54,18 +54,3 @@ def _hub_folder(repository: str) -> Path:
             f"{repository} is not in the hub's cache on this machine and cannot be fetched ({first_line(error)}); "
             f"copy the checkpoint with its tokenizer into a folder and give ./that-folder"
         ) from error
-
-
-def _device(word: str) -> str:
-    import torch
-
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", word):
-        raise EvaluationError(f"device {word!r}: take auto, cpu, cuda or cuda:N")
-    have = torch.cuda.device_count()
-    if word == "auto":
-        return "cuda" if have else "cpu"
-    if word.startswith("cuda") and int(word.partition(":")[2] or 0) >= have:
-        raise EvaluationError(
-            f"device {word!r}: torch sees {have} CUDA GPUs here, numbered from 0; take cpu or another"
-        )
-    return word

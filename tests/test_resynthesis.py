@@ -203,7 +203,7 @@ def test_a_long_table_shows_the_worst_and_others_and_escapes(tmp_path):
     assert escaped("a|b\nc *d* `e` [f](g)") == r"a\|b c \*d\* \`e\` \[f\](g)"
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(root, tmp_path, hearing):
+def test_a_killed_run_goes_on_and_ends_the_same(root, tmp_path, hearing, monkeypatch):
     hearing()
     resynthesis(root, tmp_path / "whole")
 
@@ -224,8 +224,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(root, tmp_path, hearing):
     for name in ("samples.jsonl", "table.md", "transcripts.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert results(tmp_path / "again")["results"] == results(tmp_path / "whole")["results"]
+    monkeypatch.setattr("encodeonce.evaluate.resynthesis.run.decode", None)  # nothing is decoded in vain
     assert resynthesis(root, tmp_path / "again").status == 0
-    assert len(rest.heard) == 2
 
 
 def test_what_fails_is_named_left_out_and_tried_again(root, tmp_path, hearing):
@@ -313,7 +313,10 @@ def test_another_codec_is_refused(root, tmp_path, hearing):
     store, to = str(root / "store"), str(tmp_path / "to")
     for word, reason in (
         (["--codec", str(tmp_path / "other")], 'other is not the codec that made [^ ]+: weights: "[0-9a-f.]+" against'),
-        (["--codec", str(tmp_path / "dac")], 'encoder.class: "DacModel" against "SpeechTokenizer"'),
+        (
+            ["--codec", str(tmp_path / "dac")],
+            'encoder.class: "DacModel" against "SpeechTokenizer"; .*; [0-9]+ more; give',
+        ),
         (["--codec", "fbank"], "fbank is no codec and cannot decode"),
         ([], "the codec of [^ ]+ is not found by its name: no encoder 'small'.*give its folder with --codec"),
     ):

@@ -36,10 +36,14 @@ class ErrorRate:
         return self.hits + self.substitutions + self.deletions
 
     @property
+    def edits(self) -> int:
+        """Words or characters to change, to put in and to take out."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
     def rate(self) -> float | None:
         """Edits over reference units, a fraction that may exceed 1; None where there is no reference unit."""
-        edits = self.substitutions + self.deletions + self.insertions
-        return edits / self.reference_units if self.reference_units else None
+        return self.edits / self.reference_units if self.reference_units else None
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str], normaliser: Normaliser = RAW) -> ErrorRate:
