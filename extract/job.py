@@ -116,6 +116,7 @@ class SplitJob:
             self._refuse_for_gone(lacking)
             self._encode(lacking)
             writer.publish(self.outputs)
+        self._restore_codebooks()
         self._update_descriptions()
         self._write_failures()
         return self._finish()
@@ -273,6 +274,12 @@ class SplitJob:
                 if books is not None and not path.exists():
                     books.write(path, self.writer.paths.scratch)
         return self._encoder
+
+    def _restore_codebooks(self) -> None:
+        """Load the encoder for codebooks that are gone, also where nothing has to be encoded."""
+        own = [output for output in self.writer.outputs.values() if output.codebook_sizes and output.derivation is None]
+        if any(not self.run.feature_set.codebooks(output.name).exists() for output in own):
+            self._load(own)
 
     def _keep_what_is_done(self) -> None:
         try:

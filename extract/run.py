@@ -84,8 +84,9 @@ class Run:
         check_request(request)
         self.workers = request.workers or min(8, os.cpu_count() or 1)
         self.encoder: Encoder = find_encoder(request.encoder, cache, request.base_encoder)
-        chosen = request.layers or self.encoder.default_outputs
+        chosen = self.encoder.default_outputs if request.layers is None else request.layers
         self.outputs = {output.name: output for output in self.encoder.outputs(chosen, request.dtype)}
+        self._check_cutting()
         self._device: str | None = None
         self.feature_set = self._feature_set()
         self._refuse_derived()
@@ -152,6 +153,14 @@ class Run:
         """How long audio is cut: as asked, in windows no longer than the encoder takes."""
         longest = self.encoder.longest_seconds or math.inf
         return Cutting(min(float(self.request.cut_seconds), longest), float(self.request.context_seconds))
+
+    def _check_cutting(self) -> None:
+        cutting, longest = self.cutting, self.encoder.longest_seconds
+        if longest is not None and 2 * cutting.context_seconds > 0.9 * cutting.cut_seconds:
+            raise RequestError(
+                f"--context-seconds {cutting.context_seconds:g}: {self.encoder.name} takes windows of at most {longest:g} s, "
+                f"of which that leaves next to nothing; take {0.45 * cutting.cut_seconds:g} or less"
+            )
 
     @property
     def precision(self) -> str:
@@ -222,9 +231,11 @@ class Run:
 
     def load(self, outputs: Sequence[Output]) -> "BatchEncoder":
         """Load the encoder, ready for some outputs."""
+        import torch
         from encodeonce.extract.encode import BatchEncoder
 
         device, begun = self.find_device(), time.perf_counter()
+        torch.backends.cudnn.allow_tf32 = False  # what is called float32 is computed so, on a GPU as on a CPU
         if self.encoder.note:
             self.progress.say(self.encoder.note)
         loaded = self.encoder.load(device, self.precision, outputs)

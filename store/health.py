@@ -8,6 +8,7 @@ from functools import cache
 from itertools import count
 
 import numpy as np
+from encodeonce.store.codebooks import read_codebooks
 from encodeonce.store.commits import Commit, read_commits
 from encodeonce.store.errors import DamagedError, MissingError, StoreError
 from encodeonce.store.files import move, read_json, sha256_of, size_of
@@ -74,6 +75,7 @@ def verify_split(feature_set: FeatureSet, path: StorePath, quick: bool = False, 
     shards = max((s for s, c in commits.items() if c.outputs.keys() >= outputs.keys()), default=-1) + 1
     for output in outputs.values():
         findings += _check_shape(paths, output, attributes, shards)
+        findings += _check_codebooks(feature_set, output)
     widths = {name: output.width for name, output in outputs.items()}
 
     def check(file: ShardFile) -> tuple[list[Finding], int]:
@@ -154,6 +156,29 @@ def _check_shape(paths: SplitPaths, output: Output, attributes: SplitAttributes,
             continue
         if found != expected:
             yield Finding(path, f"shape {expected}", f"shape {found}")
+
+
+def _check_codebooks(feature_set: FeatureSet, output: Output) -> Iterator[Finding]:
+    """Codes and units without the vectors that they stand for are numbers alone; who writes codes by other code may leave it so."""
+    if not output.codebook_sizes:
+        return
+    path, again = feature_set.codebooks(output.name), "the next extract-features run of the feature set writes it again"
+    recorded = (output.derivation or {}).get("codebooks_sha256")
+    if not path.is_file():
+        if recorded:
+            yield Finding(path, f"codebooks with sha256 {recorded}", "no such file")
+        elif "written_by" not in feature_set.provenance:
+            yield Finding(path, f"codebooks of {list(output.codebook_sizes)} vectors", f"no such file; {again}")
+        return
+    try:
+        found = read_codebooks(path)
+    except StoreError as error:
+        yield Finding(path, "codebooks that can be read", f"{error}; take the file away: {again}")
+        return
+    if found.sizes != output.codebook_sizes:
+        yield Finding(path, f"codebooks of {list(output.codebook_sizes)} vectors", f"{list(found.sizes)}")
+    elif recorded and found.sha256 != recorded:
+        yield Finding(path, f"codebooks with sha256 {recorded}", f"sha256 {found.sha256}")
 
 
 def _check_size(file: ShardFile) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import torch
 import transformers
 from checkpoints import relative, speechlike
 from codec_checkpoints import CODECS, Codecs
-from commands import extract, feature_store, split_folder
+from commands import extract, feature_store, split_folder, write_corpus
 from encodeonce.extract.audio import resample
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encode import BatchEncoder, Cutting
@@ -231,6 +231,28 @@ def test_extracted_codes_are_kept_with_their_codebooks(codecs, tmp_path):
     assert "latents-1-3" in shown.out
 
 
+def test_codebooks_that_are_lost_are_found_and_written_again(codecs, tmp_path):
+    data, store, folder = tmp_path / "data", tmp_path / "features", str(codecs.folder("encodec"))
+    write_corpus(data / "dev", [0.5, 0.8])
+    assert extract(data, "dev", store, "--outputs", "codes,codes:1-2", encoder=folder).status == 0
+    split = split_folder(store, "dev")
+    kept = split.parent / "codebooks" / "codes-1-2.safetensors"
+    whole = kept.read_bytes()
+    assert feature_store("verify", split).status == 0
+
+    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    damaged = feature_store("verify", "--quick", split)
+    assert (damaged.status, str(kept) in damaged.err) == (1, True), damaged.err
+    kept.unlink()
+    lost = feature_store("verify", "--quick", split)
+    assert (lost.status, "codebooks of [64, 64] vectors, found no such file" in lost.err) == (1, True), lost.err
+
+    again = extract(data, "dev", store, "--outputs", "codes", encoder=folder)
+    assert again.counts() == (0, 0, 2, 0)
+    assert kept.read_bytes() == whole
+    assert feature_store("verify", split).status == 0
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -250,6 +272,25 @@ def test_weights_of_another_architecture_are_refused(codecs, copied):
     folder = copied("encodec")
     shutil.copy(codecs.folder("dac") / "model.safetensors", folder)
     with pytest.raises(EncoderError, match="lacks weights of EncodecModel"):
+        loaded(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "named"),
+    [
+        (
+            "config.json",
+            {"codebook_size": 32},
+            r"weights do not fit its config.json, e.g. .* is \[64\] and should be \[32\]",
+        ),
+        ("config.json", {"codebook_size": "many"}, "configuration that cannot be used"),
+        ("preprocessor_config.json", {"hop_length": 0}, "configuration that cannot be used"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(file, values, named, copied):
+    folder = copied("xcodec")
+    change(folder / file, **values)
+    with pytest.raises(EncoderError, match=named):
         loaded(folder)
 
 

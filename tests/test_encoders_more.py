@@ -16,7 +16,7 @@ from encodeonce.extract.encode import BatchEncoder, Cutting
 from encodeonce.extract.encoders.base import Chosen, Encoder, EncoderError, named_layers
 from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.progress import Progress
-from encodeonce.extract.run import Request, Run
+from encodeonce.extract.run import Request, RequestError, Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -100,6 +100,8 @@ def test_a_run_cuts_longer_audio_into_windows_that_whisper_takes(checkpoints, ca
         Request(encoder=folder, splits=("dev",), store=tmp_path, context_seconds=0.5), Progress(quiet=True), cache
     )
     assert run.cutting == Cutting(4.0, 0.5)
+    with pytest.raises(RequestError, match="windows of at most 4 s"):
+        Run(Request(encoder=folder, splits=("dev",), store=tmp_path, context_seconds=2.0), Progress(quiet=True), cache)
     audio = speechlike(11 * RATE + 77, 3)
 
     ((found,),) = (frames.values() for frames in encode(run.encoder, [audio], cut=run.cutting))

@@ -10,7 +10,7 @@ import torch
 from checkpoints import FAMILIES, Checkpoints, relative, speechlike
 from commands import Done, extract, split_folder, write_corpus
 from encodeonce.extract.cache import FileCache
-from encodeonce.extract.encoders.base import EncoderError, LoadedEncoder
+from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder
 from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.encoders.units import LoadedUnits, Units, nearest, word_for
 from encodeonce.store import FeatureStore
@@ -106,6 +106,8 @@ def test_units_of_a_codecs_latents(data: Path, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     features = split_folder(tmp_path / "features", "some")
     kmeans = trained(features, tmp_path / "km", "latents[1-7]")
+    encoder = find_encoder(f"units:{tmp_path / 'km'}", FileCache(), str(base))
+    assert (encoder.whole, encoder.one_thread) == (True, True)
     done = extract_units(data, tmp_path / "store", tmp_path / "km", base)
     assert done.status == 0, done.err
     units, stored = FeatureStore(split_folder(tmp_path / "store", "some")), FeatureStore(features)
@@ -168,8 +170,8 @@ def test_the_base_encoder_says_everything_but_the_units(
     units = find_encoder(f"units:{tmp_path / 'km'}", FileCache(), str(checkpoints.folder("hubert-large")))
     assert isinstance(units, Units)
     assert units.name == f"hubert-large-km{CLUSTERS}"
-    for field in ("sample_rate", "samples_per_frame", "receptive_field", "normalise", "precisions", "mixes_lengths"):
-        assert getattr(units, field) == getattr(base, field)
+    for field in Encoder.__annotations__.keys() - {"name", "source", "default_outputs"}:
+        assert getattr(units, field) == getattr(base, field), field
     samples = speechlike(9000, 1)
     assert units.frames(9000) == base.frames(9000)
     assert relative(units.prepare(samples), base.prepare(samples)) == 0

@@ -252,7 +252,12 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> "nn.Modul
     logging.set_verbosity_error()
     try:
         model, report = model_class.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report names them; they are refused below
+            **options,
         )
     except Exception as error:  # a damaged checkpoint shows in many kinds, safetensors' own among them
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -261,9 +266,14 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> "nn.Modul
         logging.set_verbosity(verbosity)
     # masked_spec_embed replaces masked frames in training; a frozen encoder never reads it.
     missing = sorted(name for name in report["missing_keys"] if not name.endswith("masked_spec_embed"))
-    if missing or report.get("mismatched_keys"):
-        wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
         raise EncoderError(
-            f"{folder} lacks weights of {model_class.__name__} ({len(wrong)}, e.g. {wrong[0]}): they would be random"
+            f"{folder} lacks weights of {model_class.__name__} ({len(missing)}, e.g. {missing[0]}): they would be random"
+        )
+    if report["mismatched_keys"]:
+        name, found, due = min(report["mismatched_keys"])
+        raise EncoderError(
+            f"{folder}: {len(report['mismatched_keys'])} weights do not fit its config.json, e.g. {name} is {list(found)} and "
+            f"should be {list(due)}; copy both files of one checkpoint"
         )
     return model

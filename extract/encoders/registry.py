@@ -100,11 +100,11 @@ def find_encoder(word: str, cache: FileCache, base_encoder: str | None = None) -
         names = {hub: short for short, hub in HUB.items()}
         name = names.get(word, word.split("/")[1])
         return _from_folder(hub_folder(word, word), name, word, cache, PUBLISHED_NORMALISE.get(name))
-    known = short_names()
-    close = difflib.get_close_matches(word, known, 3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    close = difflib.get_close_matches(word, short_names(), 3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "nor is there a folder of this name."
     raise EncoderError(
-        f"no encoder {word!r}{hint} Known: {', '.join(known)}; or a folder in transformers' format, a hub id, onnx:FILE, units:FOLDER"
+        f"no encoder {word!r}; {hint} --list-encoders names them; "
+        f"a folder in transformers' format, a hub id, onnx:FILE and units:FOLDER will do too"
     )
 
 
@@ -193,6 +193,9 @@ def _from_folder(
         encoder = _named(MODEL_TYPES[model_type])(folder, config, name, source, cache, published_normalise)
         if min(encoder.sample_rate, encoder.samples_per_frame, encoder.receptive_field) < 1:
             raise ValueError("a rate, kernel or stride below 1")
+        # What these read of the configuration is refused here as well, not in the middle of a run.
+        encoder.outputs(encoder.default_outputs, "float16")
+        encoder.frames(encoder.sample_rate)
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise EncoderError(f"{folder} has a configuration that cannot be used: {error}") from error
     return encoder

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 256 << 20
 """Distances that are on the device at a time."""
+OWN = {"name", "source", "default_outputs"}
+"""What units say of themselves; everything else is as the base encoder has it."""
 WAY_OUT = "make the units of stored features, with feature-store derive units"
 
 
@@ -59,17 +61,8 @@ class Units(Encoder):
         self.base, self.kmeans = base, kmeans
         self.name = f"{base.name}-km{kmeans.clusters}"
         self.source = f"units:{folder_name}"
-        self.sample_rate = base.sample_rate
-        self.samples_per_frame = base.samples_per_frame
-        self.receptive_field = base.receptive_field
-        self.longest_seconds = base.longest_seconds
-        self.whole = base.whole
-        self.pads_to = base.pads_to
-        self.normalise = base.normalise
-        self.note = base.note
-        self.precisions = base.precisions
-        self.parallel = base.parallel
-        self.mixes_lengths = base.mixes_lengths
+        for field in Encoder.__annotations__.keys() - OWN:
+            setattr(self, field, getattr(base, field))
         self._check_base()
         self.clustered = self._clustered()
 
@@ -112,9 +105,11 @@ class Units(Encoder):
             "preprocessing": {field: recorded["preprocessing"].get(field) for field in preprocessing},
         }
         if found := list(differences(ours, theirs)):
+            # Of another class every field differs: the class says enough.
+            told = [one for one in found if one[0] == "encoder.class"] or found
             raise EncoderError(
                 f"{self.source} was trained on features of another encoder than {self.base.name}: "
-                f"{'; '.join(describe_difference(*difference) for difference in found)}; "
+                f"{'; '.join(describe_difference(*difference) for difference in told)}; "
                 f"give {self.kmeans.source['source']} as --base-encoder, as it was then"
             )
 
