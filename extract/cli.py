@@ -13,6 +13,7 @@ from encodeonce.extract.encoders.base import PRECISIONS, EncoderError
 from encodeonce.extract.job import SplitReport, extract_split
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.run import DTYPES, Request, RequestError, Run
+from encodeonce.store.command import run_command
 from encodeonce.store.errors import StoreError
 from encodeonce.store.params import StorePathParam
 
@@ -156,23 +157,13 @@ def show_estimates(run: Run, as_json: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every expected error is one line and exit status 2, an interrupt is 130."""
-    try:
-        extract_features.main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (RequestError, EncoderError, CorpusError, StoreError) as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: everything finished so far is kept; run the same command again to go on", err=True)
-        sys.exit(130)
+    """The entry point; see `run_command`."""
+    run_command(
+        extract_features,
+        arguments,
+        (RequestError, EncoderError, CorpusError, StoreError),
+        "everything finished so far is kept; run the same command again to go on",
+    )
 
 
 if __name__ == "__main__":

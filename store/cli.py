@@ -10,6 +10,7 @@ from typing import Any
 import click
 from encodeonce.store.cli_derive import derive
 from encodeonce.store.cli_views import export_command, stats_command
+from encodeonce.store.command import run_command
 from encodeonce.store.commits import read_commits
 from encodeonce.store.errors import StoreError
 from encodeonce.store.find import splits_at
@@ -261,19 +262,8 @@ def set_at(path: StorePath) -> StorePath:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every expected error is one line and exit status 2."""
-    try:
-        feature_store.main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except StoreError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
+    """The entry point; see `run_command`."""
+    run_command(feature_store, arguments)
 
 
 if __name__ == "__main__":

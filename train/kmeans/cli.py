@@ -2,10 +2,10 @@
 
 import json
 import shlex
-import sys
 from typing import Any
 
 import click
+from encodeonce.store.command import run_command
 from encodeonce.store.devices import find_device
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.kmeans import KMEANS_FILE, KMeans, read_kmeans
@@ -130,19 +130,8 @@ def as_object(found: KMeans, folder: StorePath, stood: bool) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every expected error is one line and exit status 2, an interrupt is 130."""
-    try:
-        train_kmeans.main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except StoreError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
+    """The entry point; see `run_command`."""
+    run_command(train_kmeans, arguments)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from encodeonce.store.command import run_command
 from encodeonce.store.devices import find_device
-from encodeonce.store.errors import StoreError
 from encodeonce.store.objects import StorePath
 from encodeonce.store.params import StorePathParam
 from encodeonce.store.progress import progress
@@ -137,19 +136,8 @@ def as_object(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every expected error is one line and exit status 2, an interrupt is 130."""
-    try:
-        probe_layers.main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except StoreError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
+    """The entry point; see `run_command`."""
+    run_command(probe_layers, arguments)
 
 
 if __name__ == "__main__":
