@@ -17,7 +17,7 @@ from encodeonce.store.find import splits_at
 from encodeonce.store.kmeans import read_kmeans
 from encodeonce.store.layout import SET_FILE, FeatureSet, Output, SplitPaths, published_outputs
 from encodeonce.store.objects import StorePath
-from encodeonce.store.params import StorePathParam
+from encodeonce.store.params import QuantizerRange, StorePathParam
 from encodeonce.store.progress import progress
 from encodeonce.store.reader import FeatureStore
 from encodeonce.store.table import read_table
@@ -117,25 +117,20 @@ def units(path: StorePath, kmeans: StorePath, output: str | None, name: str | No
 
     The output is by default the one that the k-means was trained on.
     """
-    trained = read_kmeans(kmeans)
-    on_frames(path, Units(kmeans=trained), [output or trained.source["output"]["name"]], name, (), as_json)
+    operation = Units(kmeans=read_kmeans(kmeans))
+    names = [output or operation.kmeans.source["output"]["name"]]
+    on_frames(path, operation, names, name, (), as_json, operation.fits)
 
 
 @derive.command()
 @PLACE
-@click.option("--quantizers", help="Which of them, from 0, e.g. 0 or 1-7.  [default: all]")
+@click.option("--quantizers", type=QuantizerRange(), help="Which of them, from 0, e.g. 0 or 1-7.  [default: all]")
 @options(CODES, DTYPE, NAME, AS_JSON)
 def latents(
-    path: StorePath, quantizers: str | None, output: str | None, dtype: str, name: str | None, as_json: bool
+    path: StorePath, quantizers: tuple[int, int] | None, output: str | None, dtype: str, name: str | None, as_json: bool
 ) -> None:
     """Add up the vectors that codes stand for; of units, take the centres."""
-    chosen = None
-    if quantizers is not None:
-        named = re.fullmatch(r"(\d+)(?:-(\d+))?", quantizers)
-        if named is None:
-            raise click.UsageError(f"--quantizers {quantizers!r}: give one number or a range, such as 0 or 1-7")
-        chosen = int(named[1]), int(named[2] or named[1])
-    on_frames(path, Latents(dtype, chosen), [output or only_codes(path)], name, (), as_json)
+    on_frames(path, Latents(dtype, quantizers), [output or only_codes(path)], name, (), as_json)
 
 
 @derive.command()
@@ -180,14 +175,14 @@ def is_derived(feature_set: FeatureSet) -> bool:
     return "command" in feature_set.provenance
 
 
-def holding(path: StorePath, names: Sequence[str]) -> Targets:
-    """The splits at a path that hold outputs, by feature set.
+def holding(path: StorePath, names: Sequence[str], fits: Callable[[FeatureSet], bool] | None = None) -> Targets:
+    """The splits at a path that hold outputs, by feature set; of several sets only those that fit, where any does.
 
     Raises:
         StoreError: there is none; the message says what there is.
     """
-    found, refused = [], []
-    for feature_set, splits in targets(path):
+    found, refused, there = [], [], targets(path)
+    for feature_set, splits in [one for one in there if fits is None or fits(one[0])] or there:
         try:
             found.append((feature_set, holders(feature_set, splits, names)))
         except StoreError as error:
@@ -209,13 +204,22 @@ def outputs_at(path: StorePath) -> dict[str, Output]:
 
 
 def deepest(path: StorePath) -> str:
-    """The output that a store gives by default, where an encoder made it of the frames."""
-    splits = [split for _, some in targets(path) for split in some if SplitPaths(split).table.is_file()]
-    if splits:
-        store = FeatureStore(splits[0], cache_bytes=0)
-        spec = store.spec()
-        if spec.derivation is None and spec.dtype != "uint16":
-            return store.output
+    """The output that a store gives by default, where an encoder made it of the frames.
+
+    Raises:
+        StoreError: there is none, or the feature sets of a store have different ones.
+    """
+    found: dict[str, str] = {}
+    for feature_set, splits in targets(path):
+        split = next((split for split in splits if SplitPaths(split).table.is_file()), None)
+        spec = FeatureStore(split, cache_bytes=0).spec() if split else None
+        if spec and spec.derivation is None and spec.dtype != "uint16":
+            found[feature_set.path.name] = spec.name
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    if found:
+        each = ", ".join(f"{name} of {folder}" for folder, name in found.items())
+        raise StoreError(f"{path} holds several feature sets ({each}); give --output, or the folder of one of them")
     there = ", ".join(outputs_at(path)) or "nothing finished"
     raise StoreError(f"{path}: say what to derive from with --output; there are {there}")
 
@@ -250,11 +254,17 @@ def named_layers(path: StorePath, layers: str) -> list[str]:
 
 
 def on_frames(
-    path: StorePath, operation: Operation, names: Sequence[str], called: str | None, fit: Sequence[str], as_json: bool
+    path: StorePath,
+    operation: Operation,
+    names: Sequence[str],
+    called: str | None,
+    fit: Sequence[str],
+    as_json: bool,
+    fits: Callable[[FeatureSet], bool] | None = None,
 ) -> None:
-    """Derive an output of every feature set at a path, and tell."""
+    """Derive an output of every feature set at a path, or of those that fit, and tell."""
     reports = []
-    for feature_set, splits in holding(path, names):
+    for feature_set, splits in holding(path, names, fits):
         asked = request(feature_set, splits, operation, names, called, fit)
         if asked.said:
             facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asked.said.items())

@@ -117,7 +117,10 @@ def read_codebooks(path: StorePath) -> Codebooks:
         data = path.read_bytes()
         arrays, said = load(data), _metadata(data)
     except FileNotFoundError as error:
-        raise StoreError(f"{path} is not there: the codes cannot be turned into vectors") from error
+        raise StoreError(
+            f"{path} is not there, and codes cannot be turned into vectors without it: run the command that made them again, or copy "
+            f"it from another copy"
+        ) from error
     except Exception as error:  # safetensors' errors are of its own kind
         raise DamagedError(f"{path} cannot be read as codebooks: {error}") from error
     if said.get("format") != FORMAT:

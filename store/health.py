@@ -10,6 +10,7 @@ from itertools import count
 import numpy as np
 from encodeonce.store.codebooks import read_codebooks
 from encodeonce.store.commits import Commit, read_commits
+from encodeonce.store.derive.transforms import read_transform, transform_path
 from encodeonce.store.errors import DamagedError, MissingError, StoreError
 from encodeonce.store.files import move, read_json, sha256_of, size_of
 from encodeonce.store.format import ABSENT, index_bytes, read_index
@@ -75,7 +76,7 @@ def verify_split(feature_set: FeatureSet, path: StorePath, quick: bool = False, 
     shards = max((s for s, c in commits.items() if c.outputs.keys() >= outputs.keys()), default=-1) + 1
     for output in outputs.values():
         findings += _check_shape(paths, output, attributes, shards)
-        findings += _check_codebooks(feature_set, output)
+        findings += [*_check_codebooks(feature_set, output), *_check_transform(feature_set, output)]
     widths = {name: output.width for name, output in outputs.items()}
 
     def check(file: ShardFile) -> tuple[list[Finding], int]:
@@ -162,11 +163,11 @@ def _check_codebooks(feature_set: FeatureSet, output: Output) -> Iterator[Findin
     """Codes and units without the vectors that they stand for are numbers alone; who writes codes by other code may leave it so."""
     if not output.codebook_sizes:
         return
-    path, again = feature_set.codebooks(output.name), "the next extract-features run of the feature set writes it again"
-    recorded = (output.derivation or {}).get("codebooks_sha256")
+    path, recorded = feature_set.codebooks(output.name), (output.derivation or {}).get("codebooks_sha256")
+    again = f"{'the same derive command' if recorded else 'the next extract-features run of the feature set'} writes it again"
     if not path.is_file():
         if recorded:
-            yield Finding(path, f"codebooks with sha256 {recorded}", "no such file")
+            yield Finding(path, f"codebooks with sha256 {recorded}", f"no such file; {again}")
         elif "written_by" not in feature_set.provenance:
             yield Finding(path, f"codebooks of {list(output.codebook_sizes)} vectors", f"no such file; {again}")
         return
@@ -179,6 +180,15 @@ def _check_codebooks(feature_set: FeatureSet, output: Output) -> Iterator[Findin
         yield Finding(path, f"codebooks of {list(output.codebook_sizes)} vectors", f"{list(found.sizes)}")
     elif recorded and found.sha256 != recorded:
         yield Finding(path, f"codebooks with sha256 {recorded}", f"sha256 {found.sha256}")
+
+
+def _check_transform(feature_set: FeatureSet, output: Output) -> Iterator[Finding]:
+    """Without what it was fitted with, no later utterance gets an output."""
+    if (output.derivation or {}).get("transform_sha256"):
+        try:
+            read_transform(feature_set, output)
+        except StoreError as error:
+            yield Finding(transform_path(feature_set, output.name), f"the transform of {output.name}", str(error))
 
 
 def _check_size(file: ShardFile) -> Iterator[Finding]:

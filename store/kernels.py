@@ -1,8 +1,12 @@
 """Loops over every value, compiled: what numpy would do in a dozen passes over memory is two here.
 
-Compiled once (some seconds), then from a cache on disk. They let go of the GIL, and do in float32 what numpy's operations would,
-in the same order: no fused multiply-add, and sums by channel, so that every machine gets the same bits.
+Compiled once (some seconds), then from a cache on disk where one can be written. They let go of the GIL, and do in float32
+what numpy's operations would, in the same order: no fused multiply-add, and sums by channel, so that every machine gets the
+same bits.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -11,7 +15,15 @@ SUMMED = 32
 """Frames whose squares are summed in float32, by channel, before float64 takes them."""
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled when it is called first; kept on disk, where a folder for that can be written."""
+    try:
+        return njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache folder: numba cannot place the cache
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+@compiled
 def extremes(bits: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
     """The least and the greatest of each channel of `[T, D]` floats, all given as the integers of their bits.
 
@@ -34,7 +46,7 @@ def extremes(bits: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         high[d] ^= (high[d] >> sign) & below
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+@njit(nogil=True, error_model="numpy", inline="always")
 def widen(halves: np.ndarray, out: np.ndarray) -> None:
     """float16 numbers `[D]`, given as uint16, as float32. Exact: sign and mantissa move to their places, the exponent
     counts from 15 instead of 127."""
@@ -46,7 +58,7 @@ def widen(halves: np.ndarray, out: np.ndarray) -> None:
         out[d] *= np.float32(2.0**112)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def quantize(
     values: np.ndarray, half: bool, scale: np.ndarray, offset: np.ndarray, codes: np.ndarray
 ) -> tuple[float, float]:

@@ -12,11 +12,13 @@ from encodeonce.store.codebooks import Codebooks, Quantizer, read_codebooks
 from encodeonce.store.errors import DamagedError, MissingError, StoreError
 from encodeonce.store.files import read_json, write_json
 from encodeonce.store.identity import fingerprint
+from encodeonce.store.layout import Output
 from encodeonce.store.objects import StorePath, store_path
 
 FORMAT = "encodeonce k-means"
 KMEANS_FILE = "kmeans.json"
 CENTRES_FILE = "centres.safetensors"
+SOURCE_FIELDS = ("encoder", "source", "fingerprint", "identity", "output")
 MOST_CLUSTERS = 1 << 16
 """Units are uint16."""
 BLOCK_BYTES = 64 << 20
@@ -175,8 +177,9 @@ def read_kmeans(folder: str | StorePath) -> KMeans:
         raise StoreError(f"{place / KMEANS_FILE} is no k-means, but {data.get('format') or 'something else'}")
     quantizers = read_codebooks(place / CENTRES_FILE).quantizers
     try:
-        centres, counts = quantizers[0].codebook, np.array(data["counts"], np.int64)
-        found = KMeans(centres, counts, data["what"], data["source"], data["training"])
+        centres, counts, source = quantizers[0].codebook, np.array(data["counts"], np.int64), data["source"]
+        Output.from_json(source["output"])
+        found = KMeans(centres, counts, data["what"], {name: source[name] for name in SOURCE_FIELDS}, data["training"])
         recorded, ours = data["fingerprint"], found.fingerprint
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{place / KMEANS_FILE} lacks a field: {error}") from error

@@ -83,7 +83,8 @@ def _quantized(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     from encodeonce.store import kernels  # compiled code, which readers do without
 
     half = values.dtype == np.float16
-    values = np.ascontiguousarray(values, np.float16 if half else np.float32)
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(values, np.float16 if half else np.float32)
     bits = np.empty((2, values.shape[1]), np.int16 if half else np.int32)
     kernels.extremes(values.view(bits.dtype), bits[0], bits[1])
     low, high = bits.view(values.dtype).astype(np.float32)

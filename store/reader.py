@@ -41,7 +41,8 @@ class FeatureStore:
         path: a split's folder, a feature set's, or a store's; or its URL (s3://, gs://, az://, https://, memory://).
         encoder: which feature set of a store: the encoder's name, or the folder's name where there are several.
         split: which split of a feature set.
-        output: the output that `utterance.features` gives; by default the deepest layer, in float16 where there is one.
+        output: the output that `utterance.features` gives; by default the deepest layer that an encoder gave, in float16 where
+            there is one.
         cache: the folder where shards of an object store are kept; by default in the user's cache folder.
         cache_bytes: how large that folder may become; 0 keeps nothing and reads ranges alone.
 
@@ -314,9 +315,10 @@ class FeatureStore:
     def _default_output(self) -> str:
         preference = {"int8": 0, "float32": 1}
 
-        def rank(output: Output) -> tuple[int, str, int]:
+        def rank(output: Output) -> tuple[bool, int, str, int]:
             base = output.name.removesuffix(f"-{output.dtype}")
             layer = re.fullmatch(r"layer-(\d+)", base)
-            return int(layer[1]) if layer else -1, base, preference.get(output.dtype, 2)
+            number = int(layer[1]) if layer else -1
+            return output.derivation is None, number, base, preference.get(output.dtype, 2)
 
         return max(self._outputs.values(), key=rank).name

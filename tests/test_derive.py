@@ -19,7 +19,7 @@ from encodeonce.store.derive.shards import derive_split
 from encodeonce.store.feature_writer import FeatureWriter
 from encodeonce.store.incoming import NewUtterance
 from encodeonce.store.kmeans import KMeans
-from encodeonce.store.layout import read_feature_set
+from encodeonce.store.layout import Output, read_feature_set
 from encodeonce.store.objects import ObjectPath, store_path
 from encodeonce.store.quantize import keep
 from encodeonce.store.writer import SplitWriter
@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances_argmin
-from small_store import CONSTANT, NAMES, OUTPUTS, features, write_store
+from small_store import CONSTANT, NAMES, OUTPUTS, features, with_another_split, write_store
 
 
 @pytest.fixture
@@ -78,16 +78,17 @@ def set_of(store: FeatureStore) -> Path:
     return Path(str(store.path)).parent
 
 
-def kmeans_of(store: FeatureStore, clusters: int, folder: Path, **changed: Any) -> Path:
-    """A k-means folder whose centres are frames of layer-9."""
+def kmeans_of(store: FeatureStore, clusters: int, folder: Path, output: str = "layer-9", **changed: Any) -> Path:
+    """A k-means folder whose centres are frames of an output."""
     feature_set = read_feature_set(set_of(store))
-    frames = together(values(store.path, "layer-9"))[:: len(store) * 5][:clusters].astype(np.float32)
+    frames = together(values(store.path, output))
+    frames = frames[:: min(len(store) * 5, len(frames) // clusters)][:clusters].astype(np.float32)
     source = {
         "encoder": feature_set.encoder,
         "source": "toy",
         "fingerprint": feature_set.fingerprint,
         "identity": feature_set.identity,
-        "output": feature_set.outputs["layer-9"].to_json(),
+        "output": feature_set.outputs[output].to_json(),
     }
     fields: dict[str, Any] = {"centres": frames, "what": "hidden_states[9]", "source": source, **changed}
     KMeans(counts=np.ones(len(fields["centres"]), np.int64), training={}, **fields).write(folder)
@@ -353,6 +354,17 @@ def test_feature_writer_appends_with_derived_outputs_and_says_when_a_transform_i
     assert np.isfinite(found).all()
 
 
+def test_verify_tells_of_a_transform_that_is_lost_or_changed(store: FeatureStore):
+    derive("pca", store.path, "--dimensions", "3")
+    (transform,) = (set_of(store) / "transforms").iterdir()
+    data = transform.read_bytes()
+    assert feature_store("verify", store.path).status == 0
+    for wrong, said in ((None, "is not there"), (data[:-1] + bytes([data[-1] ^ 1]), "its values have sha256")):
+        transform.unlink() if wrong is None else transform.write_bytes(wrong)
+        done = feature_store("verify", store.path)
+        assert (done.status, said in done.err, "from another copy of the store" in done.err) == (1, True, True)
+
+
 def test_damage_is_not_derived_from(store: FeatureStore):
     shard = Path(str(store.path)) / "features.zarr" / "layer-9" / "c" / "1" / "0"
     data = bytearray(shard.read_bytes())
@@ -414,6 +426,89 @@ def test_extraction_does_not_write_over_a_derived_output(tmp_path: Path):
     assert done.status == 2
     assert "fbank-int8" in done.err
     assert "was derived from fbank" in done.err
+
+
+def two_sets(folder: Path) -> tuple[Path, Path]:
+    """Feature sets of one store, of 2 layers and of 3; one utterance each."""
+    paths, ramp = [], np.arange(40, dtype=np.float32).reshape(10, 4)
+    for encoder, layers in (("base", 2), ("large", 3)):
+        outputs = [Output(f"layer-{n:02d}", 4, "float16", f"hidden_states[{n}]") for n in range(1, layers + 1)]
+        writer = FeatureWriter(folder, encoder, "dev", outputs, {"weights": encoder}, 16_000, 320)
+        features = {output.name: ramp for output in outputs}
+        writer.write([NewUtterance("one", 10)], {"one": features}.__getitem__)
+        paths.append(Path(str(writer.path)))
+    return paths[0], paths[1]
+
+
+def test_of_sets_with_different_deepest_layers_none_is_taken_by_default(tmp_path: Path):
+    base, large = two_sets(tmp_path)
+    said = refused("cast", tmp_path, "--dtype", "int8")
+    assert f"layer-02 of {base.parent.name}, layer-03 of {large.parent.name}" in said
+    assert derive("cast", large.parent, "--dtype", "int8")["output"] == "layer-03-int8"
+    done = feature_store("derive", "cast", tmp_path, "--dtype", "int8", "--output", "layer-02")
+    assert (done.status, done.out.count("Derived layer-02-int8")) == (0, 2)
+
+
+def test_units_in_a_store_are_made_of_the_encoder_that_was_clustered(tmp_path: Path):
+    base, large = two_sets(tmp_path / "features")
+    folder = kmeans_of(FeatureStore(large), 3, tmp_path / "km", output="layer-02", what="hidden_states[2]")
+    assert derive("units", tmp_path / "features", "--kmeans", folder)["path"] == str(large)
+    assert "holds another encoder's features" in refused("units", base, "--kmeans", folder)
+
+
+def test_a_kmeans_of_one_fit_is_not_applied_to_another(store: FeatureStore, tmp_path: Path):
+    with_another_split(store)
+    for name, split in (("ours", "dev"), ("theirs", "test")):
+        command = ["normalise", set_of(store), "--output", "layer-9", "--fit", split, "--name", name]
+        assert feature_store("derive", *map(str, command)).status == 0
+    folder = kmeans_of(store, 3, tmp_path / "km", output="ours", what="normalised(hidden_states[9])")
+    assert derive("units", store.path, "--kmeans", folder, "--name", "u")["derived"] == len(NAMES)
+    assert "take the --output that it was trained on" in refused(
+        "units", store.path, "--kmeans", folder, "--output", "theirs", "--name", "others"
+    )
+
+
+def test_deriving_leaves_what_a_store_gives_by_default(tmp_path: Path):
+    write_corpus(tmp_path / "data" / "a", [1.0])
+    extract(tmp_path / "data", "a", tmp_path / "features")
+    for _ in range(2):  # the same commands find the same source
+        for words in (["normalise"], ["pca", "--dimensions", "3"], ["cast", "--dtype", "float32", "--name", "z"]):
+            assert derive(words[0], tmp_path / "features", *words[1:])["utterances"] == 1
+        assert FeatureStore(split_folder(tmp_path / "features", "a")).output == "fbank"
+
+
+def test_a_fit_needs_its_source_in_every_split_it_names_and_takes_each_once(store: FeatureStore):
+    with_another_split(store)
+    derive("normalise", store.path, "--output", "layer-9", "--name", "n")
+    assert "test does not hold n; there are" in refused(
+        "normalise", set_of(store), "--output", "n", "--fit", "dev", "--fit", "test"
+    )
+    derive("normalise", store.path, "--output", "layer-9", "--fit", "dev", "--fit", "dev", "--name", "twice")
+    assert FeatureStore(store.path).spec("twice").derivation == FeatureStore(store.path).spec("n").derivation
+
+
+def test_centres_that_are_gone_come_back_with_the_same_command(store: FeatureStore, tmp_path: Path):
+    command = ["units", store.path, "--kmeans", kmeans_of(store, 3, tmp_path / "km"), "--name", "u"]
+    derive(*command)
+    books = read_feature_set(set_of(store)).codebooks("u")
+    before = books.read_bytes()
+    books.unlink()
+    assert "run the command that made them again" in refused("latents", store.path, "--output", "u")
+    assert derive(*command)["derived"] == 0
+    assert books.read_bytes() == before
+
+
+def test_quantizers_keep_their_numbers_where_frames_become_fewer(tmp_path: Path):
+    output = Output("codes-1-3", 3, "uint16", "codes[1-3]", codebook_sizes=(4, 4, 4))
+    writer = FeatureWriter(tmp_path / "features", "codec", "dev", [output], {"weights": "1"}, 16_000, 320)
+    codes = np.arange(30, dtype=np.uint16).reshape(10, 3) % 4
+    writer.write([NewUtterance("one", 10)], lambda _: codes)
+    tables = [np.random.default_rng(n).standard_normal((4, 5)).astype(np.float32) for n in range(3)]
+    Codebooks(tuple(map(Quantizer, tables))).write(writer.feature_set.codebooks(output.name))
+    made = derive("stride", writer.path, "--by", "3", "--output", output.name)
+    assert "holds quantizers 1 to 3" in refused("latents", made["path"], "--quantizers", "0-1")
+    name = derive("latents", made["path"], "--quantizers", "2-3", "--dtype", "float32")["output"]
+    assert np.array_equal(values(made["path"], name)["one"], tables[1][codes[::3, 1]] + tables[2][codes[::3, 2]])
 
 
 WRONG: list[tuple[Sequence[str], str]] = [

@@ -28,7 +28,8 @@ from sklearn.cluster import KMeans as PlainKMeans
 from sklearn.metrics import normalized_mutual_info_score
 from small_store import write_store
 
-SOURCE = {"encoder": "toy", "source": "toy", "fingerprint": "f", "identity": {"weights": "1"}, "output": {}}
+CLUSTERED = Output("layer-09", 16, "float32", "hidden_states[9]").to_json()
+SOURCE = {"encoder": "toy", "source": "toy", "fingerprint": "f", "identity": {"weights": "1"}, "output": CLUSTERED}
 
 
 def blobs(clusters: int = 8, frames: int = 4000, width: int = 16, seed: int = 0) -> np.ndarray:
@@ -153,6 +154,7 @@ def test_a_folder_that_is_none_or_damaged_is_an_error_that_says_so(tmp_path):
         ({"counts": [1] * 8 + [0]}, StoreError, "1 of 9 clusters are empty"),
         ({"what": "hidden_states[1]"}, DamagedError, "its centres and source give"),
         ({"source": None}, DamagedError, "lacks a field"),
+        ({"source": {**SOURCE, "output": {}}}, DamagedError, "lacks a field"),
         ({"format": "a poem"}, StoreError, "is no k-means, but a poem"),
     ):
         (tmp_path / "kmeans.json").write_text(json.dumps(said | change))

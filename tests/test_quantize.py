@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encodeonce.store.kernels import compiled
 from encodeonce.store.layout import Output
 from encodeonce.store.quantize import NotStorableError, keep, quantize, restore, signal_to_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numba import njit
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 
@@ -78,6 +80,23 @@ def test_every_float16_is_taken_for_what_it_is():
     for wrong in patterns[~np.isfinite(patterns)][::97]:
         with pytest.raises(NotStorableError, match="NaN or infinity"):
             keep(np.array([[1.0], [wrong]], np.float16), Output("x", 1, "int8", "x"))
+
+
+def test_compiled_loops_need_no_folder_to_be_kept_in(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])  # as on a read-only disk without a home
+    with pytest.raises(RuntimeError, match="cannot cache function"):
+        njit(cache=True)(abs_of)
+    assert compiled(abs_of)(-3) == 3
+
+
+def abs_of(number):
+    return abs(number)
+
+
+def test_what_is_beyond_float32_is_refused_and_nothing_is_warned_of(recwarn: pytest.WarningsRecorder):
+    with pytest.raises(NotStorableError, match=r"values up to 1e\+39 do not fit int8"):
+        keep(np.full((2, 3), 1e39), Output("x", 3, "int8", "x"))
+    assert not recwarn.list
 
 
 @pytest.mark.shared

@@ -1,7 +1,6 @@
 """evaluate-resynthesis: what is left of the words after a codec."""
 
 import json
-import re
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ import click
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.extract.corpora import LAYOUTS, CorpusError
 from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.store.command import run_command
 from encodeonce.store.devices import find_device
 from encodeonce.store.errors import StoreError
 from encodeonce.store.find import splits_at
 from encodeonce.store.objects import StorePath
-from encodeonce.store.params import StorePathParam
+from encodeonce.store.params import QuantizerRange, StorePathParam
 from encodeonce.store.progress import progress
 from encodeonce.store.reader import FeatureStore
 
@@ -40,19 +40,6 @@ class Request:
     original: bool
     data: Path
     corpus: str
-
-
-class QuantizerRange(click.ParamType):
-    """The first and the last of some quantizers in a row: 0-7, or one alone."""
-
-    name = "range"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Both numbers."""
-        named = re.fullmatch(r"(\d+)(?:-(\d+))?", value)
-        if named is None:
-            self.fail(f"{value!r}: give one number or a range, such as 0 or 1-7", param, ctx)
-        return int(named[1]), int(named[2] or named[1])
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -152,20 +139,13 @@ def evaluate(request: Request, as_json: bool) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every expected error is one line and exit status 2, an interrupt is 130."""
-    try:
-        evaluate_resynthesis.main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (EvaluationError, EncoderError, CorpusError, StoreError) as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: everything transcribed so far is kept; run the same command again to go on", err=True)
-        sys.exit(130)
+    """The entry point; see `run_command`."""
+    run_command(
+        evaluate_resynthesis,
+        arguments,
+        (EvaluationError, EncoderError, CorpusError, StoreError),
+        "everything transcribed so far is kept; run the same command again to go on",
+    )
 
 
 if __name__ == "__main__":

@@ -105,7 +105,10 @@ def _codebooks(feature_set: FeatureSet, holder: str, output: Output) -> Codebook
     path = feature_set.codebooks(holder)
     found, recorded = read_codebooks(path), (output.derivation or {}).get("codebooks_sha256")
     if found.sha256 != recorded:
-        raise DamagedError(f"{path}: its values have sha256 {found.sha256}, and {output.name} was made with {recorded}")
+        raise DamagedError(
+            f"{path}: its values have sha256 {found.sha256}, and {output.name} was made with {recorded}; copy it from another "
+            f"copy of the store"
+        )
     return found
 
 

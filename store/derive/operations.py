@@ -168,21 +168,26 @@ class Units(Operation):
         (source,) = sources
         need_features(source, self.name)
         kmeans = self.kmeans
+        if not self.fits(feature_set):
+            raise StoreError(
+                f"the k-means was trained on {kmeans.encoder} ({kmeans.source['fingerprint'][:8]}), and "
+                f"{feature_set.path} holds another encoder's features; train one on these"
+            )
         if kmeans.width != source.width:
             raise StoreError(
                 f"the k-means has centres of {kmeans.width} dimensions ({kmeans.what} of {kmeans.encoder}), and {source.name} "
                 f"has {source.width}; take the output that it was trained on"
             )
-        ours, theirs = feature_set.identity, kmeans.source["identity"]
-        if any(ours.get(field) != theirs.get(field) for field in IDENTITY):
-            raise StoreError(
-                f"the k-means was trained on {kmeans.encoder} ({kmeans.source['fingerprint'][:8]}), and "
-                f"{feature_set.path} holds another encoder's features; train one on these"
-            )
         if kmeans.what != source.what:
             raise StoreError(
                 f"the k-means was trained on {kmeans.what}, and {source.name} holds {source.what}; take the --output that "
                 f"it was trained on"
+            )
+        fitted = (kmeans.source["output"].get("derivation") or {}).get("transform_sha256")
+        if fitted != (source.derivation or {}).get("transform_sha256"):
+            raise StoreError(
+                f"the k-means was trained on {kmeans.source['output']['name']}, whose {kmeans.what} was fitted otherwise than that "
+                f"of {source.name}; take the --output that it was trained on"
             )
         made = self._made(
             sources,
@@ -194,6 +199,11 @@ class Units(Operation):
         )
         sizes = (kmeans.clusters,)
         return Output(made.name, 1, made.dtype, made.what, made.derived_from, sizes, made.derivation)
+
+    def fits(self, feature_set: FeatureSet) -> bool:
+        """Whether a feature set is of the encoder that the k-means was trained on."""
+        ours, theirs = feature_set.identity, self.kmeans.source["identity"]
+        return all(ours.get(field) == theirs.get(field) for field in IDENTITY)
 
     @property
     def codebooks(self) -> Codebooks:
@@ -213,8 +223,9 @@ class Latents(Operation):
         (source,) = sources
         need_codes(source, self.name)
         books = read_codebooks(feature_set.codebooks(source.name))
-        named = re.fullmatch(r"codes\[(\d+)-(\d+)\]", source.what)
-        begin = int(named[1]) if named else 0
+        named = re.fullmatch(r"codes\[\d+-\d+\]", source.what)
+        numbered = re.search(r"codes\[(\d+)-\d+\]", source.what)  # also of codes that were made fewer
+        begin = int(numbered[1]) if numbered else 0
         last = begin + source.width - 1
         first, final = self.quantizers or (begin, last)
         if not begin <= first <= final <= last:

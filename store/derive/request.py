@@ -58,11 +58,12 @@ def request(
     if standing is not None:
         _check_same(feature_set, standing, wanted, fit)
         wanted = standing
+        if operation.codebooks is not None and not (books := feature_set.codebooks(wanted.name)).exists():
+            operation.codebooks.write(books)
     else:
         transform = None
         if operation.fitted:
-            fit_on = [_fitting_split(feature_set, name) for name in fit] or splits
-            holders(feature_set, fit_on, names)
+            fit_on = [_fitting_split(feature_set, name, names) for name in sorted(set(fit))] or splits
             for split in fit_on:
                 _check_sound(split, sources)
             transform = operation.fit(fit_on, sources[0])
@@ -77,11 +78,12 @@ def _check_sound(split: StorePath, sources: Sequence[Output]) -> None:
         checked.check(int(checked.split.shards[indices[0]]))
 
 
-def _fitting_split(feature_set: FeatureSet, name: str) -> StorePath:
+def _fitting_split(feature_set: FeatureSet, name: str, names: Sequence[str]) -> StorePath:
     folder = next((split for split in feature_set.splits() if name_below(split, feature_set.path) == name), None)
     if folder is None:
         there = ", ".join(name_below(split, feature_set.path) for split in feature_set.splits())
         raise StoreError(f"--fit {name}: no such split in {feature_set.path}; there are {there or 'none'}")
+    holders(feature_set, [folder], names)
     return folder
 
 
@@ -101,10 +103,10 @@ def _check_same(feature_set: FeatureSet, standing: Output, wanted: Output, fit: 
             f"{feature_set.path} has an output {standing.name} already ({standing.what}, [{standing.width}] {standing.dtype}, "
             f"{made}), and this would be another; give it a name with --name"
         )
-    if fit and sorted(fit) != how.get("fitted_on"):
+    if fit and sorted(set(fit)) != how.get("fitted_on"):
         raise StoreError(
             f"{standing.name} of {feature_set.path} was fitted on {', '.join(how.get('fitted_on', []))}, not on "
-            f"{', '.join(sorted(fit))}; leave --fit out to use that, or give another --name"
+            f"{', '.join(sorted(set(fit)))}; leave --fit out to use that, or give another --name"
         )
 
 

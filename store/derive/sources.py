@@ -54,7 +54,8 @@ def holders(feature_set: FeatureSet, splits: Sequence[StorePath], names: Sequenc
     found = [split for split, outputs in held.items() if outputs >= set(names)]
     if not found:
         there = ", ".join(sorted(set().union(*held.values()))) or "nothing finished"
-        raise StoreError(f"no split of {feature_set.path} holds {', '.join(names)}; there are {there}")
+        whose = f"{splits[0]} does not hold" if len(splits) == 1 else f"no split of {feature_set.path} holds"
+        raise StoreError(f"{whose} {', '.join(names)}; there are {there}")
     return found
 
 

@@ -66,5 +66,8 @@ def read_transform(feature_set: FeatureSet, output: Output) -> Mapping[str, np.n
         raise DamagedError(f"{path} cannot be read: {error}; copy it from another copy of the store") from error
     found, recorded = Transform(arrays, {}).sha256, (output.derivation or {}).get("transform_sha256")
     if found != recorded:
-        raise DamagedError(f"{path}: its values have sha256 {found}, and {output.name} was made with {recorded}")
+        raise DamagedError(
+            f"{path}: its values have sha256 {found}, and {output.name} was made with {recorded}; copy it "
+            f"from another copy of the store"
+        )
     return arrays
