@@ -33,10 +33,12 @@ from encodeonce.store.params import StorePathParam
 )
 @click.option(
     "--layers",
+    help="Hidden states: last, all, numbers such as 9,18-24 (0: input to the first layer), or a mean such as mean:18-24.  "
+    "[default: last]",
+)
+@click.option(
     "--outputs",
-    "layers",
-    help="Hidden states: last, all, numbers such as 9,18-24 (0: input to the first layer), or a mean such as mean:18-24; "
-    "of a codec: codes, latents, or those of some quantizers such as latents:1-7.  [default: last; codes]",
+    help="The same; of a codec: codes, latents, or those of some quantizers such as latents:1-7.  [default: codes]",
 )
 @click.option("--dtype", default="float16", type=click.Choice(DTYPES), help="How features are stored.")
 @click.option(
@@ -65,12 +67,14 @@ from encodeonce.store.params import StorePathParam
 @click.option("--dry-run", is_flag=True, help="Tell utterances, hours, bytes and time; write nothing.")
 @click.option("--list-encoders", is_flag=True, help="List the encoders, and leave.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
-@click.option("--quiet", "-q", is_flag=True, help="Tell of failures only.")
+@click.option("--quiet", "-q", is_flag=True, help="On stderr, tell of failures only.")
 @click.option("--verbose", "-v", is_flag=True, help="Tell where the time went.")
 def extract_features(
     encoder: str | None,
     split: tuple[str, ...],
     more_splits: tuple[str, ...],
+    layers: str | None,
+    outputs: str | None,
     list_encoders: bool,
     download: bool,
     dry_run: bool,
@@ -94,7 +98,12 @@ def extract_features(
         )
     if not splits:
         raise RequestError("--split is missing: name one or more, e.g. --split train-clean-100")
-    request = Request(encoder=encoder, splits=tuple(dict.fromkeys(splits)), **options)  # type: ignore[arg-type]
+    if layers is not None and outputs is not None:
+        raise RequestError(
+            f"--layers {layers} and --outputs {outputs} are two names of one option: give one, with commas"
+        )
+    chosen = outputs if layers is None else layers
+    request = Request(encoder=encoder, splits=tuple(dict.fromkeys(splits)), layers=chosen, **options)  # type: ignore[arg-type]
     cache = FileCache()
     try:
         if download:

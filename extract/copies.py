@@ -33,7 +33,10 @@ class Copies:
             if store is None or row is None or row["shard"] >= shards:
                 continue
             at = np.array([row["index"]])
-            if all(self._sound(split, row["shard"], output.name) for output in task.chain.given):
+            if all(
+                output.name in store.outputs and self._sound(split, row["shard"], output.name)
+                for output in task.chain.given
+            ):
                 return {
                     o.name: (
                         store.views(at, o.name)[0],

@@ -3,6 +3,7 @@
 import platform
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from encodeonce.store.commits import Commit, committed_shards
 from encodeonce.store.derive.chain import Chain, chain_of
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import DiskFullError
-from encodeonce.store.layout import Output, SplitPaths
+from encodeonce.store.layout import SET_FILE, Output, SplitPaths
 from encodeonce.store.objects import name_below
 from encodeonce.store.table import record_of
 from encodeonce.store.writer import SplitWriter
@@ -87,6 +88,8 @@ class SplitJob:
         writer, found, say = self.writer, self.found, self.run.progress.say
         self._tell_shard_size()
         self.outputs = {**writer.outputs, **self.run.outputs}
+        if found.new and not (self.run.feature_set.path / SET_FILE).exists():
+            self._load_first()
         if found.new:
             self._check_room(sum(frames for _, _, frames in found.new))
             writer.begin(self.run.shard_frames([frames for _, _, frames in found.new]))
@@ -219,7 +222,6 @@ class SplitJob:
         if not tasks:
             return
         run.write_feature_set(self.outputs, self.writer.paths.scratch)
-        needed = {output.what: output for output in self._chain(list(self.outputs.values())).given}
         seconds = sum(place.samples for task in tasks for place in task.places) / run.encoder.sample_rate
         device = run.find_device()
         batch_seconds, work = run.batch_seconds(), run.work()
@@ -232,7 +234,7 @@ class SplitJob:
         }
         pipeline = Pipeline(
             encoder=run.encoder,
-            load=lambda: self._load(list(needed.values())),
+            load=lambda: self._load(self._given()),
             batch_samples=int(batch_seconds * run.encoder.sample_rate),
             work=work,
             shard_frames=self.writer.attributes.shard_frames,
@@ -274,6 +276,18 @@ class SplitJob:
                 if books is not None and not path.exists():
                     books.write(path, self.writer.paths.scratch)
         return self._encoder
+
+    def _load_first(self) -> None:
+        """Load the encoder before anything is written, so that a checkpoint that cannot be used leaves no empty feature set."""
+        from encodeonce.extract.pipeline import limit_threads
+
+        threads = self.run.work().threads
+        with ThreadPoolExecutor(1, "load", lambda: limit_threads(threads)) as loader:
+            loader.submit(self._load, self._given()).result()
+
+    def _given(self) -> list[Output]:
+        """What the encoder has to give: an output of each kind; others are the same in another dtype, or derived."""
+        return list({output.what: output for output in self._chain(list(self.outputs.values())).given}.values())
 
     def _restore_codebooks(self) -> None:
         """Load the encoder for codebooks that are gone, also where nothing has to be encoded."""

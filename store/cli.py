@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from encodeonce.store.cli_derive import derive
+from encodeonce.store.cli_drop import drop_command
 from encodeonce.store.cli_views import export_command, stats_command
 from encodeonce.store.command import run_command
 from encodeonce.store.commits import read_commits
@@ -40,6 +41,7 @@ def feature_store() -> None:
 
 
 feature_store.add_command(derive)
+feature_store.add_command(drop_command)
 feature_store.add_command(export_command)
 feature_store.add_command(stats_command)
 
@@ -78,6 +80,7 @@ def describe_split(feature_set: FeatureSet, split: StorePath) -> dict[str, Any]:
             "dtype": entries[0]["dtype"] if entries else feature_set.outputs[name].dtype,
             "width": feature_set.outputs[name].width,
             "what": feature_set.outputs[name].what,
+            "codebook_sizes": feature_set.outputs[name].codebook_sizes,
             "derived_from": feature_set.outputs[name].derived_from,
             "bytes": size,
             "bytes_an_hour": round(size * 3600 / seconds) if seconds else None,
@@ -136,9 +139,11 @@ def info(path: StorePath, as_json: bool) -> None:
                 noise = (
                     f", SNR {facts['mean_snr_db']} dB (least {facts['least_snr_db']})" if facts["mean_snr_db"] else ""
                 )
+                books = facts["codebook_sizes"]
+                sizes = f" of {' + '.join(map(str, dict.fromkeys(books)))} each" if books else ""
                 origin = f" derived from {facts['derived_from']}" if facts["derived_from"] else ""
                 click.echo(
-                    f"    {output}: {facts['what']}{origin}, [{facts['width']}] {facts['dtype']}, {facts['bytes'] / 1e6:.1f} MB "
+                    f"    {output}: {facts['what']}{origin}, [{facts['width']}] {facts['dtype']}{sizes}, {facts['bytes'] / 1e6:.1f} MB "
                     f"({(facts['bytes_an_hour'] or 0) / 1e6:.1f} MB an hour){noise}"
                 )
 
@@ -181,7 +186,7 @@ def verify(path: StorePath, quick: bool, read_data: bool, read_data_subset: floa
     if any(check.findings for check in checks):
         if any(finding.shard is not None for check in checks for finding in check.findings):
             click.echo(
-                "feature-store repair sets damaged shards aside, and extract-features fills them again", err=True
+                "feature-store repair sets damaged shards aside, and names the command that fills them again", err=True
             )
         sys.exit(1)
 

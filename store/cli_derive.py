@@ -1,5 +1,6 @@
 """feature-store derive: new outputs from stored ones, without the encoder."""
 
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from encodeonce.store.derive.request import request
 from encodeonce.store.derive.shards import DeriveReport, derive_split
 from encodeonce.store.derive.sources import holders
 from encodeonce.store.errors import StoreError
-from encodeonce.store.find import splits_at
+from encodeonce.store.find import find_set, find_split, splits_at
 from encodeonce.store.kmeans import read_kmeans
 from encodeonce.store.layout import SET_FILE, FeatureSet, Output, SplitPaths, published_outputs
 from encodeonce.store.objects import StorePath
@@ -25,7 +26,9 @@ from encodeonce.store.table import read_table
 FLOATS = ("float16", "float32", "int8")
 Targets = list[tuple[FeatureSet, list[StorePath]]]
 
-PLACE = click.argument("path", default="features", type=StorePathParam())
+PATH = click.argument("path", default="features", type=StorePathParam())
+ENCODER = click.option("--encoder", help="Only the feature set of this encoder.")
+SPLIT = click.option("--split", help="Only this split.")
 OUTPUT = click.option("--output", help="What it is derived from; by default the deepest layer.")
 CODES = click.option("--output", help="The codes or units it is derived from; by default the only ones there are.")
 DTYPE = click.option("--dtype", type=click.Choice(FLOATS), default="float16", help="How the result is kept.")
@@ -46,6 +49,20 @@ def derive() -> None:
     """
 
 
+def placed(command: Callable[..., None]) -> Any:
+    """The argument PATH of a command, narrowed down by --encoder and --split."""
+
+    @functools.wraps(command)
+    def located(path: StorePath, encoder: str | None, split: str | None, **rest: Any) -> None:
+        if split is not None:
+            path = find_split(path, encoder, split)
+        elif encoder is not None and not (path / SET_FILE).is_file():
+            path = find_set(path, encoder).path
+        command(path=path, **rest)
+
+    return PATH(ENCODER(SPLIT(located)))
+
+
 def options(*some: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several options of a command, in their order."""
 
@@ -58,7 +75,7 @@ def options(*some: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 @derive.command()
-@PLACE
+@placed
 @options(OUTPUT, click.option("--dtype", type=click.Choice(FLOATS), required=True), NAME, AS_JSON)
 def cast(path: StorePath, output: str | None, dtype: str, name: str | None, as_json: bool) -> None:
     """Keep an output in another dtype as well."""
@@ -66,7 +83,7 @@ def cast(path: StorePath, output: str | None, dtype: str, name: str | None, as_j
 
 
 @derive.command()
-@PLACE
+@placed
 @click.option("--output", "outputs", multiple=True, help="One of those to average; repeatable.")
 @click.option("--layers", help="The layers to average, e.g. 18-24 or 9,18-24.")
 @options(DTYPE, NAME, AS_JSON)
@@ -80,7 +97,7 @@ def mean(
 
 
 @derive.command()
-@PLACE
+@placed
 @options(OUTPUT, DTYPE, FIT, NAME, AS_JSON)
 def normalise(
     path: StorePath, output: str | None, dtype: str, fit: tuple[str, ...], name: str | None, as_json: bool
@@ -90,7 +107,7 @@ def normalise(
 
 
 @derive.command()
-@PLACE
+@placed
 @click.option("--dimensions", type=int, default=64, help="How many principal components to keep.")
 @click.option("--whiten", is_flag=True, help="Give each component unit variance.")
 @options(OUTPUT, DTYPE, FIT, NAME, AS_JSON)
@@ -109,7 +126,7 @@ def pca(
 
 
 @derive.command()
-@PLACE
+@placed
 @click.option("--kmeans", type=StorePathParam(), required=True, help="The folder that train-kmeans wrote.")
 @options(OUTPUT, NAME, AS_JSON)
 def units(path: StorePath, kmeans: StorePath, output: str | None, name: str | None, as_json: bool) -> None:
@@ -123,7 +140,7 @@ def units(path: StorePath, kmeans: StorePath, output: str | None, name: str | No
 
 
 @derive.command()
-@PLACE
+@placed
 @click.option("--quantizers", type=QuantizerRange(), help="Which of them, from 0, e.g. 0 or 1-7.  [default: all]")
 @options(CODES, DTYPE, NAME, AS_JSON)
 def latents(
@@ -134,7 +151,7 @@ def latents(
 
 
 @derive.command()
-@PLACE
+@placed
 @click.option("--frames", type=int, default=4, help="How many frames side by side.")
 @options(OUTPUT, DTYPE, NAME, AS_JSON)
 def stack(path: StorePath, frames: int, output: str | None, dtype: str, name: str | None, as_json: bool) -> None:
@@ -143,7 +160,7 @@ def stack(path: StorePath, frames: int, output: str | None, dtype: str, name: st
 
 
 @derive.command()
-@PLACE
+@placed
 @click.option("--by", type=int, default=2, help="Keep one frame of so many.")
 @options(OUTPUT, DTYPE, NAME, AS_JSON)
 def stride(path: StorePath, by: int, output: str | None, dtype: str, name: str | None, as_json: bool) -> None:
@@ -152,7 +169,7 @@ def stride(path: StorePath, by: int, output: str | None, dtype: str, name: str |
 
 
 @derive.command()
-@PLACE
+@placed
 @options(CODES, NAME, AS_JSON)
 def dedup(path: StorePath, output: str | None, name: str | None, as_json: bool) -> None:
     """Make runs of equal units one, with their durations in frames. A feature set of its own."""

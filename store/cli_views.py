@@ -19,7 +19,7 @@ MOST_NAMED = 20
 PLACE = click.argument("path", default="features", type=StorePathParam())
 ENCODER = click.option("--encoder", help="Which feature set of a store, where it holds several.")
 SPLIT = click.option("--split", help="Which split of a feature set, where it holds several.")
-OUTPUT = click.option("--output", help="Which output; by default the deepest layer.")
+OUTPUT = click.option("--output", help="Which output; by default the deepest layer, of a codec its codes.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 

@@ -86,7 +86,8 @@ def make_folder(folder: StorePath) -> None:
 
 
 def move(source: StorePath, target: StorePath) -> None:
-    """Give a file or a folder another place in its store. Objects are copied in the server, each zarr.json after the rest."""
+    """Give a file or a folder another place in its store. Objects are copied in the server, each zarr.json after the
+    rest, and removed, each zarr.json before the rest: an array that has one is whole."""
     if isinstance(source, ObjectPath):
         assert isinstance(target, ObjectPath)
         objects = [source] if source.is_file() else sorted(source.sizes_below())
@@ -95,7 +96,8 @@ def move(source: StorePath, target: StorePath) -> None:
             for last in (False, True):
                 some = [path for path in objects if (path.name == "zarr.json") == last]
                 list(pool.map(lambda path: path.copy_to(to[path]), some))
-        delete(objects)
+        for first in (True, False):
+            delete([path for path in objects if (path.name == "zarr.json") == first])
         return
     assert isinstance(target, Path)
     make_folder(target.parent)

@@ -315,10 +315,11 @@ class FeatureStore:
     def _default_output(self) -> str:
         preference = {"int8": 0, "float32": 1}
 
-        def rank(output: Output) -> tuple[bool, int, str, int]:
+        def rank(output: Output) -> tuple[bool, int, bool, int, str, int]:
             base = output.name.removesuffix(f"-{output.dtype}")
             layer = re.fullmatch(r"layer-(\d+)", base)
             number = int(layer[1]) if layer else -1
-            return output.derivation is None, number, base, preference.get(output.dtype, 2)
+            own, dtype = output.derivation is None, preference.get(output.dtype, 2)
+            return own, number, base == "codes", -len(base), base, dtype
 
         return max(self._outputs.values(), key=rank).name

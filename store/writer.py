@@ -111,19 +111,30 @@ class SplitWriter:
                     )
 
     def _sweep(self) -> None:
-        """Remove shard files that no record counts: a killed run's, which plain readers would take for the split's."""
+        """Remove what no record counts: a killed run's, which plain readers would take for the split's."""
+        filled = [commit.outputs.keys() for commit in self.commits.values() if commit.utterances]
+        for array in self.paths.unfinished.glob("*/"):
+            if (self.paths.array(array.name) / "zarr.json").is_file():
+                remove_tree(array)  # copied whole by a run that was killed before it removed the original
+        for array in [*self.paths.group.glob("*/"), *self.paths.unfinished.glob("*/")]:
+            name, begun = array.name.removesuffix("-affine"), (array / "zarr.json").is_file()
+            seen, held = begun and name in self.outputs, [name in outputs for outputs in filled]
+            if not any(held) and not seen:
+                (array / "zarr.json").unlink(missing_ok=True)  # first: plain zarr reads missing shards as zeros
+                remove_tree(array)
+            elif begun and array.parent == self.paths.group and not all(held) and not seen:
+                move(array, self.paths.unfinished / array.name)  # dropping it was begun, and it lacks shards by now
         for folder in self.paths.shard_folders():
             commit = self.commits.get(int(folder.name))
             if commit is None or folder.parent.parent.name.removesuffix("-affine") not in commit.outputs:
                 remove_tree(folder)
+        self._close_unfinished()
 
-        committed = {name for commit in self.commits.values() for name in commit.outputs}
-        for array in self.paths.group.glob("*/"):
-            if not (array / "zarr.json").exists() and array.name.removesuffix("-affine") not in committed:
-                remove_tree(array)  # begun by a run that was killed before it wrote anything
-        for array in self.paths.unfinished.glob("*/"):
-            if (self.paths.array(array.name) / "zarr.json").is_file():
-                remove_tree(array)  # copied whole by a run that was killed before it removed the original
+    def _close_unfinished(self) -> None:
+        """Remove the folder of unfinished arrays where none is left."""
+        if isinstance(self.paths.unfinished, Path):
+            with suppress(OSError):
+                self.paths.unfinished.rmdir()
 
     @classmethod
     def look(cls, path: StorePath, attributes: SplitAttributes) -> Self:
@@ -354,6 +365,20 @@ class SplitWriter:
             frames = sum(item.values.shape[0] for item in items)
         self.write_commit(replace(record, utterances=left, frames=frames, absent=absent, outputs=entries))
 
+    def drop(self, names: set[str]) -> None:
+        """Take outputs away: readers stop seeing them, then no record counts them, then their files go.
+
+        Where it is killed in between, what stands is whole, and the same call finishes it.
+        """
+        self._check_hold()
+        self.outputs = {name: output for name, output in self.outputs.items() if name not in names}
+        self._list_outputs()
+        for record in list(self.commits.values()):
+            kept = {name: entry for name, entry in record.outputs.items() if name not in names}
+            if kept != record.outputs:
+                self.write_commit(replace(record, outputs=kept))
+        self._sweep()
+
     def _write_array(self, output: Output, shards: int) -> None:
         size = self.attributes.shard_frames
         attributes = {ATTRIBUTES_KEY: output.to_json()}
@@ -371,10 +396,7 @@ class SplitWriter:
             array = path.parent
             if array.parent == self.paths.unfinished:
                 move(array, self.paths.group / array.name)
-        unfinished = self.paths.unfinished
-        if isinstance(unfinished, Path):
-            with suppress(OSError):
-                unfinished.rmdir()
+        self._close_unfinished()
 
     def read_failures(self) -> list[dict[str, Any]]:
         """The entries of failures.jsonl: each has an `id` and a `reason`."""

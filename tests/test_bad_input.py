@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from checkpoints import FAMILIES
 from commands import RATE, extract, feature_store, speech, split_folder, write_corpus
 from encodeonce.extract.encoders.registry import HUB
 from encodeonce.store import FeatureStore
@@ -337,3 +338,20 @@ def test_a_store_inside_a_feature_set_or_split_is_refused(tmp_path):
         done = extract(tmp_path / "data", "dev", place)
         assert done.status == 2
         assert f"is {what}; give the store that holds it" in done.err
+
+
+def test_a_checkpoint_that_cannot_be_used_leaves_no_feature_set(data, tmp_path):
+    folder = tmp_path / "hubert"
+    FAMILIES["hubert-base"].model().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    done = extract(data, "dev", tmp_path / "s", encoder=str(folder))
+    assert (done.status, len(done.err.splitlines()) > 0) == (2, True)
+    assert "Traceback" not in done.err
+    assert not list((tmp_path / "s").rglob("*.json"))
+    assert feature_store("ls", tmp_path / "s").status == 2
+
+
+def test_two_names_of_one_option_are_not_both_taken(data, tmp_path):
+    done = extract(data, "dev", tmp_path / "s", "--layers", "last", "--outputs", "fbank")
+    assert (done.status, "two names of one option" in done.err) == (2, True)

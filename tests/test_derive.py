@@ -445,6 +445,9 @@ def test_of_sets_with_different_deepest_layers_none_is_taken_by_default(tmp_path
     said = refused("cast", tmp_path, "--dtype", "int8")
     assert f"layer-02 of {base.parent.name}, layer-03 of {large.parent.name}" in said
     assert derive("cast", large.parent, "--dtype", "int8")["output"] == "layer-03-int8"
+    assert derive("cast", tmp_path, "--dtype", "int8", "--encoder", large.parent.name)["path"] == str(large)
+    assert derive("cast", tmp_path, "--dtype", "int8", "--encoder", large.parent.name, "--split", large.name)
+    assert "no feature set of 'nobody'" in refused("cast", tmp_path, "--dtype", "int8", "--encoder", "nobody")
     done = feature_store("derive", "cast", tmp_path, "--dtype", "int8", "--output", "layer-02")
     assert (done.status, done.out.count("Derived layer-02-int8")) == (0, 2)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -249,7 +250,7 @@ def test_torch_weights_that_are_none_are_refused(folder, cache):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"no weights at all")
     refusal(folder, cache)
-    with pytest.raises(EncoderError, match="cannot be loaded as plain weights"):
+    with pytest.raises(EncoderError, match="holds more than plain weights, or is no file of torch"):
         find_encoder(str(folder), cache).identity()
 
 
@@ -286,7 +287,7 @@ def test_layers_that_are_none_are_refused(layers, checkpoints, cache):
     encoder = find_encoder(str(checkpoints.folder("hubert-base")), cache)
     with pytest.raises(EncoderError, match="--layers") as caught:
         encoder.outputs(layers, "float16")
-    assert "0 to 3" in str(caught.value) or "give last, all, numbers" in str(caught.value)
+    assert re.search("0 to 3|give last, all, numbers|runs backwards", str(caught.value))
 
 
 def test_layers_of_an_encoder_that_has_none_are_refused(cache):

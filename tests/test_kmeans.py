@@ -305,6 +305,7 @@ def test_bad_requests_are_refused_in_a_line(small, tmp_path):
     assert "no output 'layer-7'" in refused(small, "--output", "layer-7", *to)
     assert "531 clusters of 530 frames" in refused(small, "--clusters", 531, *to)
     assert "65,537 clusters: take 1 to 65,536" in refused(small, "--clusters", 65537, *to)
+    assert "at most 3 frames" in refused(small, "--clusters", 5, "--frames", 3, *to)
     assert "take auto, cpu" in refused(small, "--clusters", 5, "--device", "abacus", *to)
     assert not (tmp_path / "km").exists()
 

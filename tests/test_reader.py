@@ -248,6 +248,14 @@ def test_the_default_output_is_the_deepest_layer_by_number(tmp_path):
     assert make_store(tmp_path / "s", frames_of(2), outputs).output == "layer-10"
 
 
+def test_the_default_output_of_a_codec_is_its_codes(tmp_path):
+    outputs = [
+        Output(n, 8, "uint16" if "codes" in n else "float16", n) for n in ("latents", "codes-0", "codes", "latents-1-7")
+    ]
+    assert make_store(tmp_path / "s", frames_of(2), outputs).output == "codes"
+    assert make_store(tmp_path / "t", frames_of(2), [o for o in outputs if o.name != "codes"]).output == "latents"
+
+
 def test_a_place_that_contradicts_what_is_asked_is_refused(tmp_path):
     a = make_store(tmp_path / "s", frames_of(2), split="a")
     make_store(tmp_path / "s", frames_of(2), split="b")

@@ -146,7 +146,7 @@ def test_codes_of_some_quantizers_are_decoded_as_the_package_does(options, first
 def test_latents_are_decoded_where_they_are_asked_for(root, tmp_path, hearing):
     recogniser = hearing()
     resynthesis(root, tmp_path / "all", "--output", "latents", "--limit", "1")
-    resynthesis(root, tmp_path / "one", "--output", "latents-2-2", "--limit", "1")
+    resynthesis(root, tmp_path / "one", "--output", "latents-2", "--limit", "1")
     first = texted(root)[0].id
     for heard, quantizers in zip(recogniser.heard, [(0, 7), (2, 2)], strict=True):
         expected = package_audio(root, first, *quantizers)

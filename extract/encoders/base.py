@@ -148,7 +148,10 @@ def named_layers(layers: str, count: int, last: int) -> list[Chosen]:
             )
         else:
             low, high = int(named[2]), int(named[3] or named[2])
-            if low > high or high >= count:
+            _check_order(f"--layers {layers!r}", part, low, high)
+            if named[1] and low == high:
+                raise EncoderError(f"--layers {layers!r}: {part} is one layer; a mean takes a range, such as mean:2-4")
+            if high >= count:
                 raise EncoderError(
                     f"--layers {layers!r}: no layer {part}; there are 0 to {count - 1} (0 is the input to the first)"
                 )
@@ -185,6 +188,11 @@ class Quantizers:
         return cls("codes" if found[1] == "codes" else "latents", int(found[2]), int(found[3]))
 
 
+def span_suffix(first: int, last: int) -> str:
+    """What the name of an output gets for some quantizers: `-0` or `-1-7`."""
+    return f"-{first}" if first == last else f"-{first}-{last}"
+
+
 def codec_outputs(chosen: str, sizes: Sequence[int], width: int, dtype: str) -> list[Output]:
     """The outputs of a codec that `--outputs` names: `codes`, `latents`, and those of some quantizers as `latents:1-7`.
 
@@ -203,10 +211,11 @@ def codec_outputs(chosen: str, sizes: Sequence[int], width: int, dtype: str) -> 
                 f"quantizers, such as codes:0 or latents:1-{len(sizes) - 1}"
             )
         low, high = int(named[2] or 0), int(named[3] or named[2] or len(sizes) - 1)
-        if low > high or high >= len(sizes):
+        _check_order(f"--outputs {chosen!r}", part, low, high)
+        if high >= len(sizes):
             raise EncoderError(f"--outputs {chosen!r}: no quantizers {part}; there are 0 to {len(sizes) - 1}")
         which = Quantizers("codes" if named[1] == "codes" else "latents", low, high)
-        name = part.split(":")[0] + ("" if (low, high) == (0, len(sizes) - 1) else f"-{low}-{high}")
+        name = part.split(":")[0] + ("" if (low, high) == (0, len(sizes) - 1) else span_suffix(low, high))
         if which.kind == "codes":
             some = tuple(sizes[low : high + 1])
             output = Output(name, len(some), "uint16", which.what, codebook_sizes=some)
@@ -214,6 +223,11 @@ def codec_outputs(chosen: str, sizes: Sequence[int], width: int, dtype: str) -> 
             output = Output(output_name(name, dtype), width, dtype, which.what)
         outputs[output.name] = output
     return list(outputs.values())
+
+
+def _check_order(asked: str, part: str, low: int, high: int) -> None:
+    if low > high:
+        raise EncoderError(f"{asked}: {part} runs backwards; give the lower number first")
 
 
 def output_name(base: str, dtype: str) -> str:

@@ -163,8 +163,9 @@ def hub_folder(repository: str, word: str) -> Path:
             return folder
         lacking = "its preprocessor_config.json is" if folder is not None else "it is"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        named = word if word == repository else f"{word} is {repository}"
         raise EncoderError(
-            f"{word} is {repository}: {lacking} not in the hub's cache on this machine and cannot be fetched ({reason}). "
+            f"{named}: {lacking} not in the hub's cache on this machine and cannot be fetched ({reason}). "
             f"Copy the checkpoint (config.json, preprocessor_config.json, model.safetensors) into a folder and give "
             f"--encoder ./that-folder"
         ) from error

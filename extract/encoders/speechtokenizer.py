@@ -2,7 +2,6 @@
 
 import math
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import EncoderError
 from encodeonce.extract.encoders.codec import Codec, LoadedCodec
-from encodeonce.extract.encoders.weights import tensors_digest
+from encodeonce.extract.encoders.weights import load_tensors, tensors_digest
 from encodeonce.store.codebooks import Codebooks, Quantizer
 from encodeonce.store.layout import Output
 
@@ -136,12 +135,8 @@ def read_weights(path: Path, expected: "Mapping[str, torch.Tensor]") -> "dict[st
     """
     import torch
 
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        shapes = {name: list(tensor.shape) for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:  # a damaged file shows in many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EncoderError(f"{path} cannot be loaded as plain weights: {reason}") from error
+    found = load_tensors(path)
+    shapes = {name: list(tensor.shape) for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
     due = {name: list(tensor.shape) for name, tensor in expected.items()}
     wrong = sorted(name for name in {**due, **shapes} if due.get(name) != shapes.get(name))
     if wrong:

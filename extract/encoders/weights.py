@@ -6,6 +6,8 @@ import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders.base import EncoderError
@@ -110,16 +112,31 @@ def _safetensors_digests(path: Path) -> dict[str, list]:
     return digests
 
 
-def _torch_digests(path: Path) -> dict[str, list]:
+def load_tensors(path: Path) -> dict[str, Any]:
+    """What a file of torch holds, by name: plain tensors alone, for anything else in it could run code.
+
+    Raises:
+        EncoderError: it is damaged, or holds other objects.
+    """
     import torch
 
     try:
         # Checkpoints of before torch 1.6 are no zip archives and cannot be mapped.
-        state = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
+    except UnpicklingError as error:
+        raise EncoderError(
+            f"{path} cannot be loaded: it holds more than plain weights, or is no file of torch; what else is pickled in it is never "
+            f"run here: save the state dict alone, as safetensors, where you trust it"
+        ) from error
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EncoderError(f"{path} cannot be loaded as plain weights: {reason}") from error
-    digests = {}
+        raise EncoderError(f"{path} cannot be loaded as plain weights: {reason}; copy it again") from error
+
+
+def _torch_digests(path: Path) -> dict[str, list]:
+    import torch
+
+    state, digests = load_tensors(path), {}
     for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor):
             raw = tensor.contiguous().view(-1).view(torch.uint8).numpy()

@@ -232,7 +232,7 @@ class Latents(Operation):
             raise StoreError(f"--quantizers {first}-{final}: {source.name} holds quantizers {begin} to {last}")
         base = re.sub(r"^codes", "latents", source.name) if named else f"{source.name}-latents"
         if (first, final) != (begin, last):
-            base = f"{base}-{first}-{final}"
+            base += f"-{first}" if first == final else f"-{first}-{final}"
         return self._made(
             sources,
             base,

@@ -60,7 +60,7 @@ def read_transform(feature_set: FeatureSet, output: Output) -> Mapping[str, np.n
     except FileNotFoundError as error:
         raise MissingError(
             f"{path} is not there, and {output.name} cannot be computed without it: copy it from another copy of the "
-            f"store, or derive the output anew under another --name"
+            f"store, or feature-store drop the output and derive it anew"
         ) from error
     except Exception as error:  # safetensors' errors are of its own kind
         raise DamagedError(f"{path} cannot be read: {error}; copy it from another copy of the store") from error

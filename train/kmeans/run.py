@@ -69,6 +69,10 @@ def train(
     options = options or KMeansOptions()
     if not 1 <= options.clusters <= MOST_CLUSTERS:
         raise StoreError(f"{options.clusters:,} clusters: take 1 to {MOST_CLUSTERS:,}, units are uint16")
+    if options.frames is not None and options.frames < options.clusters:
+        raise StoreError(
+            f"{options.clusters:,} clusters of at most {options.frames:,} frames: take fewer --clusters, or more --frames"
+        )
     begun, frames = time.perf_counter(), Frames(store, output, options.frames, options.seed)
     if frames.count < options.clusters:
         raise StoreError(
