@@ -40,7 +40,7 @@ class Split:
         self.column_names: list[str] = self._file.schema_arrow.names
         index = self._file.read(columns=["id", "shard", "row", "frames"])
         self.ids: pa.ChunkedArray = index["id"]
-        self.rows, self.frames, self.shards = (index[name].to_numpy() for name in ("row", "frames", "shard"))
+        self.rows, self.frames, self.shards = (_numbers(index[name]) for name in ("row", "frames", "shard"))
         if not (np.diff(self.rows) > 0).all():
             raise DamagedError(
                 f"{self.paths.table} is not in the order of its rows; take it away, and the next run makes it again"
@@ -302,6 +302,11 @@ class Split:
         except DamagedError as error:
             array.broken[shard] = str(error)  # it is not fetched again for each of its utterances
             raise
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column without nulls; pyarrow's own to_numpy would import pandas, where that is installed."""
+    return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks] or [np.empty(0, np.int64)])
 
 
 def _read_into(shard: LocalShard, target: np.ndarray, offset: int) -> None:

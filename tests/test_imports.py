@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from streams import frames_of, make_store
 
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
@@ -27,9 +28,12 @@ def test_packages_import_only_what_lies_below_them(package):
                     assert name.split(".")[1] in MAY_IMPORT[package] | {package}, f"{path} imports {name}"
 
 
-def test_reading_a_store_imports_nothing_heavy():
+def test_reading_a_store_imports_nothing_heavy(tmp_path):
+    store = make_store(tmp_path / "s", frames_of(3))
     program = (
         "import sys, encodeonce.store, encodeonce.store.cli\n"
+        f"store = encodeonce.store.FeatureStore({str(store.path)!r})\n"
+        "store[0].features, store[store.id(1)].text, store.read([0, 1])\n"
         "heavy = {'torch', 'transformers', 'torchaudio', 'soundfile', 'pandas', 'onnxruntime', 'numba', 'sklearn', 'scipy',"
         " 'safetensors', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"
