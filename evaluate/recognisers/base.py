@@ -69,4 +69,5 @@ def check_language(name: str, language: str, known: Sequence[str]) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
