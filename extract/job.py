@@ -19,6 +19,7 @@ from encodeonce.extract.tasks import ShardResult, ShardTask
 from encodeonce.store.commits import Commit, committed_shards
 from encodeonce.store.derive.chain import Chain, chain_of
 from encodeonce.store.errors import StoreError
+from encodeonce.store.failures import read_failures, write_failures
 from encodeonce.store.files import DiskFullError
 from encodeonce.store.layout import SET_FILE, Output, SplitPaths
 from encodeonce.store.objects import name_below
@@ -362,7 +363,7 @@ class SplitJob:
         about = {*self.found.considered, *self.found.failed, *self.encoded, *self.copied}
         others = [
             entry
-            for entry in self.writer.read_failures()
+            for entry in read_failures(self.writer.paths)
             if entry["id"] not in about and entry["id"] in self.found.utterances
         ]
         failed = [
@@ -371,7 +372,7 @@ class SplitJob:
         ]
         entries = [*others, *self.found.problems, *failed]
         if entries or self.writer.paths.failures.exists():
-            self.writer.write_failures(entries)
+            write_failures(self.writer.paths, entries)
 
     def _finish(self) -> SplitReport:
         report, found = self.report, self.found

@@ -14,6 +14,7 @@ from encodeonce.extract.corpora.base import Listing, Utterance
 from encodeonce.extract.encoders.base import Encoder
 from encodeonce.extract.run import Run
 from encodeonce.store.describe import redescribe
+from encodeonce.store.failures import read_failures
 from encodeonce.store.table import TRANSLATION, metadata_text
 from encodeonce.store.writer import SplitWriter
 
@@ -57,7 +58,7 @@ def survey(run: Run, listing: Listing, writer: SplitWriter) -> Survey:
     pending = {p.id: p for plan in writer.plans for p in plan.places if p.shard not in writer.commits}
     rate = encoder.sample_rate
     facts = dict(zip(found.considered, cache.audio(wanted, rate), strict=True))
-    earlier_failures = {entry["id"]: entry for entry in writer.read_failures()}
+    earlier_failures = {entry["id"]: entry for entry in read_failures(writer.paths)}
 
     doubtful, uncounted, retried = [], [], []
     for name in found.considered:

@@ -105,6 +105,11 @@ class Codebooks:
             file.write(data)
 
 
+def span_suffix(first: int, last: int) -> str:
+    """What the name of an output gets for some quantizers: `-0` or `-1-7`."""
+    return f"-{first}" if first == last else f"-{first}-{last}"
+
+
 def read_codebooks(path: StorePath) -> Codebooks:
     """Read what `Codebooks.write` wrote.
 

@@ -11,6 +11,7 @@ import numpy as np
 from encodeonce.store.derive.chain import Chain, Stored, chain_of
 from encodeonce.store.describe import redescribe
 from encodeonce.store.errors import StoreError
+from encodeonce.store.failures import read_failures, write_failures
 from encodeonce.store.format import ShardItem
 from encodeonce.store.incoming import NewUtterance, new_record, said_of, same_audio
 from encodeonce.store.layout import FeatureSet, Output
@@ -123,7 +124,7 @@ class Filling:
         columns = (writer.table[name].to_pylist() for name in ("id", "frames", "audio_sha256"))
         stored = {name: (frames, audio) for name, frames, audio in zip(*columns, strict=True)}
         pending = {place.id for plan in writer.plans for place in plan.places if place.shard not in writer.commits}
-        earlier = {entry["id"] for entry in writer.read_failures()}
+        earlier = {entry["id"] for entry in read_failures(writer.paths)}
         for name, utterance in self.listed.items():
             if utterance.frames < 1:
                 self.failed[name] = f"{utterance.frames} frames: there is nothing to store"
@@ -259,10 +260,10 @@ class Filling:
 
     def _write_failures(self) -> None:
         about = {*self.listed, *self.failed}
-        others = [entry for entry in self.writer.read_failures() if entry["id"] not in about]
+        others = [entry for entry in read_failures(self.writer.paths) if entry["id"] not in about]
         failed = [{"id": name, "reason": reason} for name, reason in self.failed.items()]
         if others or failed or self.writer.paths.failures.exists():
-            self.writer.write_failures([*others, *failed])
+            write_failures(self.writer.paths, [*others, *failed])
 
     def _report(self) -> WriteReport:
         about, written = {*self.listed, *self.failed}, self.written - self.failed.keys()

@@ -4,7 +4,6 @@ A shard counts when its commit record stands; everything else of a split can be 
 """
 
 import hashlib
-import json
 import math
 import tempfile
 import time
@@ -397,27 +396,6 @@ class SplitWriter:
             if array.parent == self.paths.unfinished:
                 move(array, self.paths.group / array.name)
         self._close_unfinished()
-
-    def read_failures(self) -> list[dict[str, Any]]:
-        """The entries of failures.jsonl: each has an `id` and a `reason`."""
-        if not self.paths.failures.exists():
-            return []
-        try:
-            entries = [json.loads(line) for line in self.paths.failures.read_bytes().splitlines()]
-            if not all(isinstance(entry, dict) and "id" in entry for entry in entries):
-                raise ValueError("a line is no object with an id")
-        except ValueError as error:
-            raise DamagedError(f"{self.paths.failures} cannot be read: {error}; take it away to go on") from error
-        return entries
-
-    def write_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
-        """Replace failures.jsonl, in the order of ids; nothing failed, no file."""
-        lines = sorted(json.dumps(entry) for entry in failures)  # ASCII: names of files may be no Unicode
-        if not lines:
-            self.paths.failures.unlink(missing_ok=True)
-            return
-        with atomic_write(self.paths.failures, self.paths.scratch) as file:
-            file.write(("\n".join(lines) + "\n").encode())
 
 
 def _summary(noise: Sequence[float]) -> dict[str, float] | None:

@@ -144,7 +144,8 @@ def test_training_fields_are_not_in_the_identity(folder: Path, tmp_path: Path) -
 def test_torch_does_not_warn_of_the_package(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded(folder, "codes")
+        codec = loaded(folder, "codes")
+    assert codec.quantizers.sizes
 
 
 def test_the_official_name_finds_the_hubs_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

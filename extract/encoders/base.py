@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from encodeonce.store.codebooks import Codebooks, span_suffix
 from encodeonce.store.layout import Output
 
 if TYPE_CHECKING:
     import torch
-    from encodeonce.store.codebooks import Codebooks
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 NORMALISED = "zero mean, unit variance, epsilon 1e-7"
@@ -186,11 +186,6 @@ class Quantizers:
         found = re.fullmatch(r"(codes|latents)\[(\d+)-(\d+)\]", what)
         assert found is not None, what
         return cls("codes" if found[1] == "codes" else "latents", int(found[2]), int(found[3]))
-
-
-def span_suffix(first: int, last: int) -> str:
-    """What the name of an output gets for some quantizers: `-0` or `-1-7`."""
-    return f"-{first}" if first == last else f"-{first}-{last}"
 
 
 def codec_outputs(chosen: str, sizes: Sequence[int], width: int, dtype: str) -> list[Output]:

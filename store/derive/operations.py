@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from encodeonce.store.codebooks import Codebooks, read_codebooks
+from encodeonce.store.codebooks import Codebooks, read_codebooks, span_suffix
 from encodeonce.store.derive.fitting import fit_normalise, fit_pca
 from encodeonce.store.derive.sources import need_codes, need_features
 from encodeonce.store.derive.transforms import Transform
@@ -232,7 +232,7 @@ class Latents(Operation):
             raise StoreError(f"--quantizers {first}-{final}: {source.name} holds quantizers {begin} to {last}")
         base = re.sub(r"^codes", "latents", source.name) if named else f"{source.name}-latents"
         if (first, final) != (begin, last):
-            base += f"-{first}" if first == final else f"-{first}-{final}"
+            base += span_suffix(first, final)
         return self._made(
             sources,
             base,
