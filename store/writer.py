@@ -265,7 +265,8 @@ class SplitWriter:
             outputs=dict(sorted(entries.items())),
             made={**made, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         )
-        self._fresh[shard] = table_from_records([item.record for item in some])
+        if shard not in self.commits:  # else the table shows it, or its files tell
+            self._fresh[shard] = table_from_records([item.record for item in some])
         self.write_commit(record)
 
     def write_commit(self, record: Commit) -> None:
