@@ -21,7 +21,8 @@ from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora import list_corpus
 from encodeonce.extract.job import extract_split
 from encodeonce.extract.progress import Progress
-from encodeonce.extract.run import Request, Run
+from encodeonce.extract.request import Request
+from encodeonce.extract.run import Run
 from transformers import AutoConfig, AutoModel
 
 

@@ -9,17 +9,16 @@ says what is measured and why so. FOLDER holds every system's copy (2.5 GB each 
 import argparse
 import json
 import os
-import platform
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import plans
 import remote
 import torch
+from machine import machine
 from peers import System, systems
 from peers.ours import FOLDER
 from synthetic import Corpus, make_corpus, random_batches
@@ -67,29 +66,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {
-        "machine": machine(),
+        "machine": machine(PACKAGES),
         "options": {k: v for k, v in vars(options).items() if k not in ("folder", "json")},
     }
     for part in options.parts:
         found[part] = PARTS[part](options)
         if options.json:
             options.json.write_text(json.dumps(found, indent=1, default=str))
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return {
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
 
 
 def corpus_of(options: argparse.Namespace) -> Corpus:

@@ -1,4 +1,4 @@
-"""The JSON that read.py wrote, as the tables of docs/reading-speed.md: python benchmarks/table.py FILE."""
+"""The JSON that read.py or extract.py wrote, as the tables of docs/reading-speed.md and docs/speed.md: python benchmarks/table.py FILE."""
 
 import json
 import sys
@@ -65,14 +65,57 @@ def remote(r: dict[str, Any]) -> list[str]:
     return [*lines, f"\n{r['times_as_fast']:.1f} times as fast (the median of {len(r['rounds'])} rounds)."]
 
 
+def extraction(found: dict[str, Any]) -> list[str]:
+    """A row a way, fastest first; what could not run below."""
+    ran = sorted((r for r in found["results"] if not r["failed"]), key=lambda r: -r["times_real_time"])
+    lines = [
+        "| | times real time | first pass | seconds, of the bare encoder's | of the matmul peak | relative error | least cosine "
+        "| peak memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in ran:
+        last = r["passes"][-1]
+        share = "" if r["of_peak"] is None else f"{100 * r['of_peak']:.0f} %"
+        cells = [
+            f"**{r['name']}**" if r["kind"] == "ours" else r["name"],
+            f"{r['times_real_time']:,.1f}",
+            f"{r['first_times_real_time']:,.1f}",
+            "" if r["of_bare"] is None else f"{r['of_bare']:.3f}",
+            share,
+            f"{last['relative_error']:.1e}" + (" (wrong)" if r["wrong"] else ""),
+            f"{last['least_cosine']:.6f}",
+            f"{last['peak_megabytes'] / 1e3:.1f} GB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"\nwrong: {reason}." for reason in sorted({r["wrong"] for r in ran if r["wrong"]})]
+    for r in ran:
+        if r["of_alone"] is not None:
+            lines.append(f"\n{r['name']}: {r['of_alone']:.3f} of the time of its encoder in memory.")
+        if r["gpu_idle"] is not None:
+            lines.append(f"\n{r['name']}: the GPU was idle {100 * r['gpu_idle']:.1f} % of the time.")
+    lines += [f"\n{r['name']} failed: {r['failed']}." for r in found["results"] if r["failed"]]
+    peaks = ", ".join(f"{name} {rate:,.0f}" for name, rate in found["matmul_gigaflops_a_second"].items())
+    work = found["gigaflops_an_audio_second"]
+    lines.append(
+        f"\n{found['checkpoint']} on {found['device']}, {found['utterances']} utterances ({found['audio_seconds']:.0f} s), "
+        f"{found['rounds']} rounds; {f'{work:.1f} GFLOP an audio second; ' if work else ''}matmul peak in GFLOP/s: {peaks}."
+    )
+    return lines
+
+
+def tables(found: dict[str, Any]) -> str:
+    """The parts that a JSON has, as Markdown."""
+    parts = [part for part in (copying, planning, opening, consuming, remote, extraction) if part.__name__ in found]
+    text = "\n".join("\n".join(part(found[part.__name__])) + "\n" for part in parts)
+    about = found["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
+    where = [about["date"], about.get("device"), about["processor"], f"{about['cores']} cores"]
+    return f"{text}\n{', '.join(part for part in where if part)}, Python {about['python']}; {versions}."
+
+
 def main() -> None:
-    """Print the parts that the file has."""
-    found = json.loads(Path(sys.argv[1]).read_text())
-    for part in (copying, planning, opening, consuming, remote):
-        if part.__name__ in found:
-            print("\n".join(part(found[part.__name__])) + "\n")
-    versions = ", ".join(f"{name} {number}" for name, number in found["machine"]["versions"].items() if number)
-    print(f"{found['machine']['cores']} cores, Python {found['machine']['python']}; {versions}.")
+    """Print the tables of a file."""
+    print(tables(json.loads(Path(sys.argv[1]).read_text())))
 
 
 if __name__ == "__main__":

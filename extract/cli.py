@@ -1,6 +1,7 @@
 """extract-features: audio -> feature store."""
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,12 @@ from encodeonce.extract.batching import CONTEXT_SECONDS, CUT_SECONDS
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora import LAYOUTS, CorpusError, download_librispeech
 from encodeonce.extract.encoders.base import PRECISIONS, EncoderError
-from encodeonce.extract.job import SplitReport, extract_split
+from encodeonce.extract.job import extract_split
+from encodeonce.extract.ledger import SplitReport
 from encodeonce.extract.progress import Progress
-from encodeonce.extract.run import DTYPES, Request, RequestError, Run
+from encodeonce.extract.request import DTYPES, Request, RequestError
+from encodeonce.extract.run import Run
+from encodeonce.extract.schedule import maker_of
 from encodeonce.store.command import run_command
 from encodeonce.store.errors import StoreError
 from encodeonce.store.params import StorePathParam
@@ -44,7 +48,20 @@ from encodeonce.store.params import StorePathParam
 @click.option(
     "--precision", default="auto", type=click.Choice(["auto", *PRECISIONS]), help="What the encoder computes in."
 )
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--device",
+    default="auto",
+    help="auto, cpu, cuda, cuda:N, several such as cuda:0,cuda:1, or all: a process for each.",
+)
+@click.option(
+    "--dask",
+    metavar="ADDRESS|local",
+    help="Let the workers of a Dask cluster encode: the address of its scheduler, or local for one of this machine.",
+)
+@click.option(
+    "--rank", help="Make only this process's share of the shards: a number from 0, or auto under SLURM or MPI."
+)
+@click.option("--world-size", type=int, help="How many processes share the shards, each started with its own --rank.")
 @click.option(
     "--batch-seconds",
     type=float,
@@ -64,7 +81,8 @@ from encodeonce.store.params import StorePathParam
     "--drop-gone", is_flag=True, help="Take utterances out of the split whose files are gone from the corpus."
 )
 @click.option("--download", is_flag=True, help="Fetch missing splits of LibriSpeech.")
-@click.option("--dry-run", is_flag=True, help="Tell utterances, hours, bytes and time; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Tell utterances, hours, bytes, time and cost; write nothing.")
+@click.option("--price", type=float, help="With --dry-run: what an hour of this machine costs, in any currency.")
 @click.option("--list-encoders", is_flag=True, help="List the encoders, and leave.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 @click.option("--quiet", "-q", is_flag=True, help="On stderr, tell of failures only.")
@@ -78,6 +96,7 @@ def extract_features(
     list_encoders: bool,
     download: bool,
     dry_run: bool,
+    price: float | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -104,6 +123,8 @@ def extract_features(
         )
     chosen = outputs if layers is None else layers
     request = Request(encoder=encoder, splits=tuple(dict.fromkeys(splits)), layers=chosen, **options)  # type: ignore[arg-type]
+    if price is not None and not (dry_run and 0 <= price < math.inf):
+        raise RequestError(f"--price {price:g}: take 0 or more, and --dry-run with it")
     cache = FileCache()
     try:
         if download:
@@ -111,9 +132,13 @@ def extract_features(
                 download_librispeech(request.data, name)
         run = Run(request, progress, cache)
         if dry_run:
-            show_estimates(run, as_json)
+            show_estimates(run, price, as_json)
             return
-        reports = [extract_split(run, name) for name in request.splits]
+        reports = []
+        with maker_of(run) as maker:
+            for name in request.splits:
+                maker.reset()
+                reports.append(extract_split(run, name, maker))
     finally:
         cache.close()
     for report in reports:
@@ -149,20 +174,36 @@ def show_encoders(as_json: bool) -> None:
         print_encoders(rows)
 
 
-def show_estimates(run: Run, as_json: bool) -> None:
+def show_estimates(run: Run, price: float | None, as_json: bool) -> None:
     """What --dry-run prints."""
     from encodeonce.extract.dryrun import estimate
 
-    estimates = [estimate(run, name) for name in run.request.splits]
+    devices = ", ".join(run.devices())
+    estimates = [estimate(run, name, price) for name in run.request.splits]
     for found in estimates:
         failed = f", {found.failed} cannot be used" if found.failed else ""
+        cost = f", which costs {found.cost:.2f}" if found.cost is not None else ""
         click.echo(
             f"{found.split}: {found.utterances} utterances, {found.hours:.2f} h{failed}; to encode: {found.to_encode}, "
             f"{found.hours_to_encode:.2f} h, about {found.bytes / 1e6:.1f} MB into {found.store}, "
-            f"about {found.expected_seconds:.0f} s of encoding on {run.find_device()}"
+            f"about {_span(found.expected_seconds)} on {devices} in {run.precision}{cost}"
         )
+    total = {
+        field: round(sum(getattr(found, field) for found in estimates), 4)
+        for field in ("hours_to_encode", "bytes", "expected_hours", *(["cost"] if price is not None else []))
+    }
+    if len(estimates) > 1:
+        cost = f", which costs {total['cost']:.2f}" if price is not None else ""
+        hours = _span(3600 * total["expected_hours"])
+        click.echo(f"In all {total['hours_to_encode']:.2f} h, {total['bytes'] / 1e6:.1f} MB, {hours}{cost}")
     if as_json:
-        click.echo(json.dumps({"dry_run": True, "splits": [asdict(found) for found in estimates]}))
+        splits = [asdict(found) for found in estimates]
+        told = {"dry_run": True, "devices": run.devices(), "precision": run.precision, "price": price}
+        click.echo(json.dumps(told | {"splits": splits, "total": total}))
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.2f} h"
 
 
 def main(arguments: list[str] | None = None) -> None:

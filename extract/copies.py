@@ -6,43 +6,41 @@ from typing import Any
 
 import numpy as np
 from encodeonce.extract.progress import Progress
-from encodeonce.extract.tasks import ShardTask
 from encodeonce.store.errors import StoreError
 from encodeonce.store.health import check_shard
-from encodeonce.store.layout import SplitPaths
+from encodeonce.store.layout import Output, SplitPaths
 from encodeonce.store.objects import StorePath
-from encodeonce.store.plan import Plan
 from encodeonce.store.reader import FeatureStore
 
 
 class Copies:
     """Looks audio up in the splits that stood when a plan was made. Several threads may ask at the same time."""
 
-    def __init__(self, feature_set: StorePath, plans: Sequence[Plan], progress: Progress) -> None:
-        self._set, self._plans, self._progress = feature_set, plans, progress
+    def __init__(self, feature_set: StorePath, copy_from: Mapping[int, Mapping[str, int]], progress: Progress) -> None:
+        self._set, self._copy_from, self._progress = feature_set, copy_from, progress
         self._stores: dict[str, tuple[FeatureStore | None, dict[str, dict[str, Any]]]] = {}
         self._sounds: dict[tuple[str, int, str], bool] = {}
         self._lock = Lock()
 
-    def find(self, digest: str, task: ShardTask) -> Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None:
+    def find(
+        self, digest: str, plan: int, outputs: Sequence[Output]
+    ) -> Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None:
         """The stored features of the same audio, as an encoder gave them, in a split that stood when the plan was made."""
-        plan = next(plan for plan in self._plans if plan.number == task.plan)
-        for split, shards in plan.copy_from.items():
+        for split, shards in self._copy_from[plan].items():
             store, rows = self._source(split)
             row = rows.get(digest)
             if store is None or row is None or row["shard"] >= shards:
                 continue
             at = np.array([row["index"]])
             if all(
-                output.name in store.outputs and self._sound(split, row["shard"], output.name)
-                for output in task.chain.given
+                output.name in store.outputs and self._sound(split, row["shard"], output.name) for output in outputs
             ):
                 return {
                     o.name: (
                         store.views(at, o.name)[0],
                         store.affines(at, o.name)[0] if o.dtype == "int8" else None,
                     )
-                    for o in task.chain.given
+                    for o in outputs
                 }
         return None
 

@@ -1,13 +1,53 @@
 """A batch of utterances in, their frames out: normalise, cut, pad, run the encoder, join, and never pass on a NaN."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 import torch
 from encodeonce.extract.batching import Cutting, Window, windows
+from encodeonce.extract.device import Device, InFlight
 from encodeonce.extract.encoders.base import Encoder, LoadedEncoder
+from encodeonce.store.derive.chain import Stored
+from encodeonce.store.layout import Output
+from encodeonce.store.quantize import NotStorableError, keep
+
+Kept = dict[str, Stored | NotStorableError]
+"""What is to be stored of an utterance, or why it cannot be, by output."""
+
+
+class Pending(Protocol):
+    """A batch that was given to the encoder."""
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether the device is still at it; else `stored` is work for the thread that encoded."""
+        ...
+
+    def stored(self) -> list[Kept]:
+        """What is to be stored of each utterance; waits until it is there."""
+        ...
+
+    def seconds(self) -> float:
+        """How long the device worked at it beside the thread that called it; known once the values are here."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """The frames of a batch that was encoded at once, in the host's memory."""
+
+    frames: Sequence[Mapping[str, np.ndarray]]
+    outputs: Sequence[Output]
+    in_flight: bool = False
+
+    def stored(self) -> list[Kept]:
+        return [_kept(frames, self.outputs) for frames in self.frames]
+
+    def seconds(self) -> float:
+        return 0.0
 
 
 @dataclass
@@ -19,15 +59,48 @@ class BatchEncoder:
     cutting: Cutting
     precision: str
     load_float32: Callable[[], LoadedEncoder]
+    device: str = "cpu"
     again: int = 0
     _float32: LoadedEncoder | None = field(default=None, repr=False)
     _loading: Lock = field(default_factory=Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        self._device = Device(self.device)
 
     def encode(self, audio: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Frames `[T, D]` float32 by `Output.what`, for each utterance `[samples]` float32 (normalised already).
 
         Frames that are not finite even in float32 come back as they are: the caller refuses them.
         """
+        frames = _on_host(self._frames(self.loaded, audio))
+        if self.precision != "float32" and not all(np.isfinite(v).all() for f in frames for v in f.values()):
+            frames = self._again(audio)
+        return frames
+
+    def begin(self, audio: Sequence[np.ndarray], outputs: Sequence[Output]) -> Pending:
+        """Begin to encode a batch for some outputs. On CUDA the device goes on by itself; else it is done on return."""
+        if not self._device.cuda:
+            return OnHost(self.encode(audio), outputs)
+        with torch.inference_mode():
+            begun = self._device.mark()
+            return _Checked(
+                self, audio, outputs, InFlight(self._device, self._frames(self.loaded, audio), outputs, begun)
+            )
+
+    def take_again(self) -> int:
+        """How many were encoded again since this was asked last."""
+        with self._loading:
+            again, self.again = self.again, 0
+        return again
+
+    def _again(self, audio: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        with self._loading:
+            self._float32 = self._float32 or self.load_float32()
+            self.again += len(audio)
+        return _on_host(self._frames(self._float32, audio))
+
+    def _frames(self, loaded: LoadedEncoder, audio: Sequence[np.ndarray]) -> list[dict[str, torch.Tensor]]:
+        """The frames of each utterance where the encoder left them."""
         rate = self.encoder.sample_rate
         cut, context = int(self.cutting.cut_seconds * rate), int(self.cutting.context_seconds * rate)
         hop, field_ = self.encoder.samples_per_frame, self.encoder.receptive_field
@@ -35,13 +108,13 @@ class BatchEncoder:
             pieces = [(i, Window(0, len(x), 0, self.encoder.frames(len(x)))) for i, x in enumerate(audio)]
         else:
             pieces = [(i, w) for i, x in enumerate(audio) for w in windows(len(x), hop, field_, cut, context)]
-        parts: list[dict[str, list[np.ndarray]]] = [{} for _ in audio]
+        parts: list[dict[str, list[torch.Tensor]]] = [{} for _ in audio]
         for group in self._groups(pieces, len(audio)):
             arrays = [audio[i][w.start : w.stop] for i, w in group]
-            for (i, window), frames in zip(group, self._forward(arrays), strict=True):
+            for (i, window), frames in zip(group, self._forward(loaded, arrays), strict=True):
                 for name, values in frames.items():
                     parts[i].setdefault(name, []).append(values[window.first : window.last])
-        return [{name: np.concatenate(v) if len(v) > 1 else v[0] for name, v in p.items()} for p in parts]
+        return [{name: torch.cat(v) if len(v) > 1 else v[0] for name, v in p.items()} for p in parts]
 
     def _groups(self, pieces: list[tuple[int, Window]], most: int) -> list[list[tuple[int, Window]]]:
         """The pieces in runs that may share a forward pass, at most as many as there are utterances in the batch."""
@@ -56,26 +129,50 @@ class BatchEncoder:
             groups.append([piece])
         return groups
 
-    def _forward(self, arrays: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    def _forward(self, loaded: LoadedEncoder, arrays: Sequence[np.ndarray]) -> list[dict[str, torch.Tensor]]:
         lengths = [len(x) for x in arrays]
-        padded = torch.zeros(len(arrays), max(lengths))
+        padded = self._device.room((len(arrays), max(lengths)))
         for row, x in zip(padded, arrays, strict=True):
             row[: len(x)] = torch.from_numpy(x)
         counts = [self.encoder.frames(n) for n in lengths]
-        frames = self._frames(self.loaded, padded, lengths, counts)
-        if self.precision != "float32" and not all(np.isfinite(v).all() for f in frames for v in f.values()):
-            with self._loading:
-                self._float32 = self._float32 or self.load_float32()
-                self.again += len(arrays)
-            frames = self._frames(self._float32, padded, lengths, counts)
-        return frames
-
-    @staticmethod
-    def _frames(
-        loaded: LoadedEncoder, padded: torch.Tensor, lengths: Sequence[int], counts: Sequence[int]
-    ) -> list[dict[str, np.ndarray]]:
-        outputs = {name: values.cpu().numpy() for name, values in loaded.forward(padded, lengths).items()}
+        outputs = loaded.forward(self._device.upload(padded) if loaded.on_device else padded, lengths)
         for name, values in outputs.items():
             if values.shape[1] < max(counts):
                 raise RuntimeError(f"{name}: the encoder gave {values.shape[1]} frames where {max(counts)} were due")
         return [{name: values[i, :count] for name, values in outputs.items()} for i, count in enumerate(counts)]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A batch in flight; utterances with NaN or infinity in a low precision are encoded once more in float32."""
+
+    encoder: BatchEncoder
+    audio: Sequence[np.ndarray]
+    outputs: Sequence[Output]
+    flight: InFlight
+    in_flight: bool = True
+
+    def stored(self) -> list[Kept]:
+        kept = self.flight.stored()
+        refused = [i for i, each in enumerate(kept) if any(isinstance(v, NotStorableError) for v in each.values())]
+        if refused and self.encoder.precision != "float32":
+            for i, frames in zip(refused, self.encoder._again([self.audio[i] for i in refused]), strict=True):
+                kept[i] = _kept(frames, self.outputs)
+        return kept
+
+    def seconds(self) -> float:
+        return self.flight.seconds()
+
+
+def _on_host(frames: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, np.ndarray]]:
+    return [{name: values.cpu().numpy() for name, values in each.items()} for each in frames]
+
+
+def _kept(frames: Mapping[str, np.ndarray], outputs: Sequence[Output]) -> Kept:
+    found: Kept = {}
+    for output in outputs:
+        try:
+            found[output.name] = keep(frames[output.what], output)
+        except NotStorableError as error:
+            found[output.name] = error
+    return found

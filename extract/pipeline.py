@@ -1,30 +1,37 @@
-"""The stages of a run, overlapping through bounded queues: decode -> encode and keep -> write.
+"""The stages of a run in one process, overlapping through bounded queues: decode -> encode and keep -> write.
 
-Decoding runs ahead in threads (soundfile releases the GIL). Encoder threads take the batches, bring the features into
-their stored form and hand them on; one thread writes shards. What is in a shard, and which utterances of it share a
-batch, is a function of its places and the batch limit alone, and a batch is always computed by as many threads.
+Decoding runs ahead in threads (soundfile releases the GIL). Encoder threads take the batches and bring the features into
+their stored form, on a GPU while it computes the next batch; two threads write shards. What is in a shard, and which
+utterances of it share a batch, is a function of its places and the batch limit alone, and a batch is always computed by
+as many threads: the bytes of a shard never depend on what else a run did.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from encodeonce.extract.audio import AudioError, decode
 from encodeonce.extract.batching import batches
-from encodeonce.extract.corpora.base import Utterance
-from encodeonce.extract.encode import BatchEncoder
-from encodeonce.extract.encoders.base import Encoder, EncoderError
-from encodeonce.extract.tasks import ShardResult, ShardTask, Spool
-from encodeonce.store.derive.chain import Stored
+from encodeonce.extract.copies import Copies
+from encodeonce.extract.encode import BatchEncoder, Kept, Pending
+from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.extract.stages import WRITERS, Stages, Work
+from encodeonce.extract.survey import describe
+from encodeonce.extract.tasks import Fates, Ground, ShardResult, ShardTask, Spool
+from encodeonce.store.derive.chain import Chain, Stored, chain_of
 from encodeonce.store.format import ShardItem
 from encodeonce.store.plan import Place
-from encodeonce.store.quantize import NotStorableError, keep
+from encodeonce.store.quantize import NotStorableError
+from encodeonce.store.table import record_of
+
+if TYPE_CHECKING:
+    from encodeonce.extract.run import Run
 
 DECODE_AHEAD_SECONDS = 600.0
 DECODE_AHEAD = 256
@@ -33,56 +40,43 @@ SHARD_MEMORY_BYTES = 1 << 30
 SHARDS_AHEAD = 2
 
 
+Loaded = TypeVar("Loaded")
+Decoded = tuple[str, np.ndarray]
+"""The hash of the audio, and the samples as the encoder takes them."""
+
+
 @dataclass
-class Stages:
-    """Where the time goes: seconds of work of each stage, summed over its threads."""
+class Batch:
+    """Some utterances of a shard that are encoded together, their audio being decoded."""
 
-    decode: float = 0.0
-    encode: float = 0.0
-    wait_for_audio: float = 0.0
-    keep: float = 0.0
-    write: float = 0.0
-    wait_for_disk: float = 0.0
-    load: float = 0.0
+    result: ShardResult
+    group: list[tuple[Place, "Future[Decoded]"]]
+    last: bool
+    """Whether it is the shard's last."""
 
-
-Copier = Callable[[str, ShardTask], Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None]
-"""(audio hash, task) -> the stored values and affine of what the encoder would give, where the same audio is in another split."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """How a run is spread: threads that decode, threads that encode, and the threads of torch in each of these."""
-
-    decoders: int
-    encoders: int
-    threads: int
+    @property
+    def samples(self) -> int:
+        """The audio of all its utterances."""
+        return sum(place.samples for place, _ in self.group)
 
 
 @dataclass
 class Outcome:
-    """What became of a batch: per utterance and output the stored values, the affine of int8, and the SNR in dB."""
+    """What became of a batch: per utterance and output what will be stored."""
 
+    fates: Fates = field(default_factory=Fates)
     kept: dict[str, dict[str, Stored]] = field(default_factory=dict)
-    hashes: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    copied: set[str] = field(default_factory=set)
-    not_storable: set[str] = field(default_factory=set)
 
     def refuse(self, place: Place, error: NotStorableError) -> None:
         """Note an utterance whose outputs cannot be stored."""
-        self.failed[place.id] = str(error)
-        self.not_storable.add(place.id)
+        self.fates.failed[place.id] = str(error)
+        self.fates.not_storable.add(place.id)
 
     def spool(self, spool: Spool) -> None:
         """Move the values to disk, where they look the same."""
         for outputs in self.kept.values():
             for name, (values, affine, noise) in outputs.items():
                 outputs[name] = spool.keep(values), affine, noise
-
-
-Batch = tuple[ShardResult, list[tuple[Place, Future]], bool]
-"""The shard a batch belongs to, its places with their audio to come, and whether it is the shard's last."""
 
 
 def limit_threads(threads: int) -> None:
@@ -92,79 +86,88 @@ def limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def in_threads(threads: int, function: Callable[[], Loaded]) -> Loaded:
+    """What a function gives, computed with so many threads of torch: what an encoder computes once, while it is loaded, too."""
+    with ThreadPoolExecutor(1, "load", lambda: limit_threads(threads)) as executor:
+        return executor.submit(function).result()
+
+
 class Pipeline:
-    """Runs shard tasks through the stages and hands each finished shard to `commit`, in order, in one thread."""
+    """Makes shards in this process, in order, and hands each to `deliver` in a thread of its own, two at a time at most.
+
+    Args:
+        work: how it is spread over this process.
+        load: gives the encoder, when there is something to encode.
+        progress: is told of samples that are done.
+    """
 
     def __init__(
         self,
-        encoder: Encoder,
-        load: Callable[[], BatchEncoder],
-        batch_samples: int,
+        run: "Run",
+        ground: Ground,
         work: Work,
-        shard_frames: int,
-        spool_folder: Path,
-        record: Callable[[Place, Utterance, str], dict],
-        copy: Copier,
-        commit: Callable[[ShardResult], None],
-        progress: Callable[[float], None],
+        load: Callable[[], BatchEncoder],
+        deliver: Callable[[ShardResult], None],
+        progress: Callable[[int], None],
+        stages: Stages,
     ) -> None:
-        self.encoder, self.load = encoder, load
-        self.batch_samples, self.work = batch_samples, work
-        self.shard_frames, self.spool_folder = shard_frames, spool_folder
-        self.record, self.copy, self.commit, self.progress = record, copy, commit, progress
-        self.stages = Stages()
-        self.batch_encoder: BatchEncoder | None = None
+        self.encoder, self.load, self.deliver, self.progress = run.encoder, load, deliver, progress
+        self.ground, self.work = ground, work
+        self.made = run.made(work)
+        self.batch_samples = int(run.batch_seconds() * run.encoder.sample_rate)
+        self.stages = stages
+        self._encoder: BatchEncoder | None = None
         self.started: float | None = None
-        self._clock, self._loading = Lock(), Lock()
+        self._feature_set = run.feature_set
+        self._copies = Copies(run.feature_set.path, ground.copy_from, run.progress)
+        self._chains: dict[tuple[str, ...], Chain] = {}
+        self._lock, self._loading = Lock(), Lock()
 
     def run(self, tasks: Iterable[ShardTask]) -> None:
-        """Make every shard. The first error of any stage ends the run; shards committed before it stand."""
+        """Make every shard. The first error of any stage ends the run; shards delivered before it stand."""
         with (
             ThreadPoolExecutor(self.work.decoders, "decode", lambda: limit_threads(1)) as decoders,
             ThreadPoolExecutor(self.work.encoders, "encode", lambda: limit_threads(self.work.threads)) as encoders,
-            ThreadPoolExecutor(1, "write") as writer,
+            ThreadPoolExecutor(WRITERS, "write") as writers,
         ):
-            encoding: deque[tuple[Batch, Future[Outcome]]] = deque()
+            encoding: deque[tuple[Batch, Future[Callable[[], Outcome]]]] = deque()
             writing: deque[Future[None]] = deque()
             try:
                 for batch in self._decoded(decoders, tasks):
                     encoding.append((batch, encoders.submit(self._encode, batch)))
                     while len(encoding) > 2 * self.work.encoders:
-                        self._collect(*encoding.popleft(), writer, writing)
+                        self._collect(*encoding.popleft(), writers, writing)
                 while encoding:
-                    self._collect(*encoding.popleft(), writer, writing)
+                    self._collect(*encoding.popleft(), writers, writing)
                 while writing:
                     writing.popleft().result()
             except BaseException:
-                for executor in (decoders, encoders, writer):
+                for executor in (decoders, encoders, writers):
                     executor.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def _decoded(self, decoders: ThreadPoolExecutor, tasks: Iterable[ShardTask]) -> Iterator[Batch]:
         """The batches of all shards in turn, their audio being decoded some way ahead."""
         ahead: deque[Batch] = deque()
-        seconds = 0.0
+        most, samples = DECODE_AHEAD_SECONDS * self.encoder.sample_rate, 0
         for task in tasks:
-            result = ShardResult(task)
+            result = ShardResult(task, self.made)
             lengths = [max(place.samples, self.encoder.pads_to) for place in task.places]
             grouped = batches(lengths, self.batch_samples, self.encoder.mixes_lengths)
             for number, positions in enumerate(grouped):
                 places = [task.places[i] for i in positions]
                 group = [(place, decoders.submit(self._decode, task, place)) for place in places]
-                ahead.append((result, group, number == len(grouped) - 1))
-                seconds += self._seconds(group)
-                while len(ahead) > self.work.encoders and (seconds > DECODE_AHEAD_SECONDS or len(ahead) > DECODE_AHEAD):
-                    seconds -= self._seconds(ahead[0][1])
+                ahead.append(Batch(result, group, number == len(grouped) - 1))
+                samples += ahead[-1].samples
+                while len(ahead) > self.work.encoders and (samples > most or len(ahead) > DECODE_AHEAD):
+                    samples -= ahead[0].samples
                     yield ahead.popleft()
         yield from ahead
 
-    def _seconds(self, group: Sequence[tuple[Place, Future]]) -> float:
-        return sum(place.samples for place, _ in group) / self.encoder.sample_rate
-
-    def _decode(self, task: ShardTask, place: Place) -> tuple[str, np.ndarray]:
+    def _decode(self, task: ShardTask, place: Place) -> Decoded:
         if self.started is None:
             self.started = time.perf_counter()
-        with self._timed("decode"):
+        with self.stages.timed("decode"):
             utterance = task.utterances.get(place.id)
             if utterance is None:
                 raise AudioError("it was planned, but is not in the corpus any more")
@@ -180,101 +183,129 @@ class Pipeline:
                 )
             return digest, self.encoder.prepare(samples)
 
-    def _encode(self, batch: Batch) -> Outcome:
-        """One batch, from decoded audio to what will be stored; runs in an encoder thread."""
-        result, group, _ = batch
-        task, outcome = result.task, Outcome()
-        places, audio = [], []
-        for place, future in group:
+    def _encode(self, batch: Batch) -> Callable[[], Outcome]:
+        """One batch, from decoded audio to what will be stored; runs in an encoder thread.
+
+        Gives what has the outcome: at once where the encoder computes in this thread; on a GPU it waits for its values.
+        """
+        task, outcome = batch.result.task, Outcome()
+        chain, places, audio = self._chain(task), [], []
+        for place, future in batch.group:
             try:
-                with self._timed("wait_for_audio"):
+                with self.stages.timed("wait_for_audio"):
                     digest, samples = future.result()
             except AudioError as error:
-                outcome.failed[place.id] = str(error)
+                outcome.fates.failed[place.id] = str(error)
                 continue
-            outcome.hashes[place.id] = digest
-            stored = self.copy(digest, task)
+            outcome.fates.hashes[place.id] = digest
+            stored = self._copies.find(digest, task.plan, chain.given)
             if stored is not None:
-                outcome.copied.add(place.id)
-                try:
-                    outcome.kept[place.id] = task.chain.complete({n: (*pair, None) for n, pair in stored.items()})
-                except NotStorableError as error:
-                    outcome.refuse(place, error)
+                outcome.fates.copied.add(place.id)
+                self._complete(outcome, place, {name: (*pair, None) for name, pair in stored.items()}, chain)
             else:
                 places.append(place)
                 audio.append(samples)
         if not audio:
-            return outcome
-        encoder = self._loaded()
+            return lambda: outcome
+        encoder, lengths = self._loaded(), [len(samples) for samples in audio]
+        self.stages.add_batch(sum(lengths), max(lengths) * len(lengths))
+        begun = time.perf_counter()
         try:
-            with self._timed("encode"):
-                features = encoder.encode(audio)
+            pending = encoder.begin(audio, chain.given)
         except RuntimeError as error:
-            seconds = sum(map(len, audio)) / self.encoder.sample_rate
-            raise EncoderError(
-                f"{self.encoder.name} failed on a batch of {len(audio)} utterances, {seconds:.0f} s, among them "
-                f"{places[0].id!r}: {str(error).splitlines()[0]}; try a smaller --batch-seconds"
-            ) from error
-        with self._timed("keep"):
-            for place, frames in zip(places, features, strict=True):
-                try:
-                    given = {o.name: keep(frames[o.what], o) for o in task.chain.given}
-                    outcome.kept[place.id] = task.chain.complete(given)
-                except NotStorableError as error:
-                    outcome.refuse(place, error)
-            if task.bytes > SHARD_MEMORY_BYTES:
+            raise self._failed(places, error) from error
+        if not pending.in_flight:
+            self.stages.add("encode", time.perf_counter() - begun)
+        finish = partial(self._finish, batch.result, places, pending, outcome)
+        if pending.in_flight:
+            return finish
+        finish()
+        return lambda: outcome
+
+    def _finish(self, result: ShardResult, places: Sequence[Place], pending: Pending, outcome: Outcome) -> Outcome:
+        """Take the values of a batch as they are to be stored, and derive of them what is derived."""
+        chain = self._chain(result.task)
+        try:
+            with self.stages.timed("wait_for_device" if pending.in_flight else "keep"):
+                kept = pending.stored()
+        except RuntimeError as error:  # what a GPU could not do shows when its values are asked for
+            raise self._failed(places, error) from error
+        self.stages.add("encode", pending.seconds())
+        with self.stages.timed("keep"):
+            for place, given in zip(places, kept, strict=True):
+                self._complete(outcome, place, given, chain)
+            if result.task.bytes > SHARD_MEMORY_BYTES:
                 outcome.spool(self._spool_of(result))
         return outcome
 
+    def _complete(self, outcome: Outcome, place: Place, given: Kept, chain: Chain) -> None:
+        try:
+            stored: dict[str, Stored] = {}
+            for name, value in given.items():
+                if isinstance(value, NotStorableError):
+                    raise value
+                stored[name] = value
+            outcome.kept[place.id] = chain.complete(stored)
+        except NotStorableError as error:
+            outcome.refuse(place, error)
+
+    def _failed(self, places: Sequence[Place], error: RuntimeError) -> EncoderError:
+        seconds = sum(place.samples for place in places) / self.encoder.sample_rate
+        return EncoderError(
+            f"{self.encoder.name} failed on a batch of {len(places)} utterances, {seconds:.0f} s, among them "
+            f"{places[0].id!r}: {str(error).splitlines()[0]}; try a smaller --batch-seconds"
+        )
+
     def _spool_of(self, result: ShardResult) -> Spool:
-        with self._clock:
+        with self._lock:
             if result.spool is None:
-                result.spool = Spool(self.spool_folder, result.task.bytes)
+                result.spool = Spool(self.ground.spool_folder, result.task.bytes)
             return result.spool
+
+    def _chain(self, task: ShardTask) -> Chain:
+        """How the outputs of a task come to be; what they are derived with is read once."""
+        names = tuple(output.name for output in task.outputs)
+        with self._lock:
+            if names not in self._chains:
+                self._chains[names] = chain_of(self._feature_set, task.outputs)
+            return self._chains[names]
 
     def _loaded(self) -> BatchEncoder:
         with self._loading:
-            if self.batch_encoder is None:
-                with self._timed("load"):
-                    self.batch_encoder = self.load()
-            return self.batch_encoder
+            if self._encoder is None:
+                with self.stages.timed("load"):
+                    self._encoder = self.load()
+            return self._encoder
 
     def _collect(
-        self, batch: Batch, future: Future[Outcome], writer: ThreadPoolExecutor, writing: deque[Future[None]]
+        self,
+        batch: Batch,
+        future: "Future[Callable[[], Outcome]]",
+        writers: ThreadPoolExecutor,
+        writing: deque[Future[None]],
     ) -> None:
         """Take in a batch, in the order of the plan; hand the shard on when that was its last."""
-        result, group, last = batch
-        outcome = future.result()
-        result.failed |= outcome.failed
-        result.not_storable |= outcome.not_storable
-        result.hashes |= outcome.hashes
-        result.copied |= outcome.copied
-        for place, _ in group:
-            if place.id not in outcome.kept:
-                continue
-            record = self.record(place, result.task.utterances[place.id], outcome.hashes[place.id])
-            for name, (values, affine, noise) in outcome.kept[place.id].items():
-                item = ShardItem(place.id, place.row % self.shard_frames, values, record, affine)
-                result.items.setdefault(name, {})[place.id] = item
-                if noise is not None:
-                    result.noise.setdefault(name, []).append(noise)
-        self.progress(self._seconds(group))
-        if last:
-            with self._timed("wait_for_disk"):
+        outcome, result = future.result()(), batch.result
+        result.fates.add(outcome.fates)
+        for place, _ in batch.group:
+            if place.id in outcome.kept:
+                self._take_in(result, place, outcome)
+        self.progress(batch.samples)
+        if batch.last:
+            with self.stages.timed("wait_for_disk"):
                 while len(writing) >= SHARDS_AHEAD or (writing and writing[0].done()):
                     writing.popleft().result()
-            writing.append(writer.submit(self._write, result))
+            writing.append(writers.submit(self._write, result))
+
+    def _take_in(self, result: ShardResult, place: Place, outcome: Outcome) -> None:
+        said = describe(result.task.utterances[place.id], self.ground.root)
+        record = record_of(place, outcome.fates.hashes[place.id], self.encoder.sample_rate, said)
+        for name, (values, affine, noise) in outcome.kept[place.id].items():
+            row = place.row % self.ground.attributes.shard_frames
+            result.items.setdefault(name, {})[place.id] = ShardItem(place.id, row, values, record, affine)
+            if noise is not None:
+                result.noise.setdefault(name, []).append(noise)
 
     def _write(self, result: ShardResult) -> None:
-        with self._timed("write"):
-            self.commit(result)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - begun
-            with self._clock:
-                setattr(self.stages, stage, getattr(self.stages, stage) + spent)
+        with self.stages.timed("write"):
+            self.deliver(result)

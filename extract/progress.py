@@ -65,8 +65,8 @@ class Progress:
             finally:
                 self._bar = None
 
-    def advance(self, seconds: float) -> None:
-        """So many seconds of audio more are done."""
+    def advance(self, seconds: float, note: str = "") -> None:
+        """So many seconds of audio more are done; `note` says what else is worth knowing now."""
         now = time.monotonic()
         if not self._done:  # the rate is that from the first batch on: before it the encoder was being loaded
             self._begun, self._first = now, seconds
@@ -76,6 +76,8 @@ class Progress:
         state = f"{self._done / 3600:.2f} of {self._total / 3600:.2f} h"
         if rate:
             state += f", {rate:.0f} times real time, {_span(left)} left"
+        if note:
+            state += f", {note}"
         if self._bar:
             bar, task = self._bar
             bar.update(task, completed=self._done, state=state)

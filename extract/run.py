@@ -2,43 +2,35 @@
 
 import math
 import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from encodeonce.extract.audio import MIXING, RESAMPLER
-from encodeonce.extract.batching import CONTEXT_SECONDS, CUT_SECONDS, Cutting
+from encodeonce.extract.batching import Cutting
 from encodeonce.extract.cache import FileCache
-from encodeonce.extract.encoders.base import PRECISIONS, Encoder
+from encodeonce.extract.corpora import list_corpus
+from encodeonce.extract.corpora.base import Utterance
+from encodeonce.extract.encoders.base import Encoder
 from encodeonce.extract.encoders.registry import find_encoder
+from encodeonce.extract.made import processor, versions
 from encodeonce.extract.progress import Progress
-from encodeonce.store.devices import check_device, find_device
+from encodeonce.extract.ranks import local_rank
+from encodeonce.extract.request import Request, RequestError, asked_member, check_request
+from encodeonce.extract.selfcheck import SelfCheck
+from encodeonce.extract.stages import Work
+from encodeonce.store.devices import find_devices
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
-from encodeonce.store.layout import SET_FILE, TABLE_FILE, FeatureSet, Output, SplitAttributes, feature_sets, set_folder
-from encodeonce.store.objects import ObjectPath, StorePath
+from encodeonce.store.layout import FeatureSet, Output, SplitAttributes, feature_sets, set_folder
+from encodeonce.store.objects import StorePath
 from encodeonce.store.plan import aligned, shard_frames_for
 
 if TYPE_CHECKING:
     from encodeonce.extract.encode import BatchEncoder
-    from encodeonce.extract.pipeline import Work
 
-DTYPES = ("float16", "float32", "int8")
-LIBRARIES = (
-    "encodeonce",
-    "numpy",
-    "soundfile",
-    "torch",
-    "torchaudio",
-    "transformers",
-    "onnxruntime",
-    "speechtokenizer",
-)
 BATCH_SECONDS = {"cpu": 0.0, "cuda": 320.0}
 """Padded audio of a batch by kind of device. On a CPU one utterance at a time is as fast as any batch (docs/speed.md)."""
 
@@ -48,46 +40,20 @@ LEAST_SHARD_SECONDS = 600
 """A shard has room for at least this much audio, so that later, longer utterances fit."""
 
 
-class RequestError(Exception):
-    """The request itself is wrong; the message says what and how to mend it."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for."""
-
-    encoder: str
-    splits: tuple[str, ...]
-    data: Path = Path("data")
-    corpus: str = "auto"
-    store: StorePath = Path("features")
-    layers: str | None = None
-    dtype: str = "float16"
-    precision: str = "auto"
-    device: str = "auto"
-    batch_seconds: float | None = None
-    cut_seconds: float = CUT_SECONDS
-    context_seconds: float = CONTEXT_SECONDS
-    shard_frames: int | None = None
-    limit: int | None = None
-    replace: bool = False
-    drop_gone: bool = False
-    workers: int = 0
-    base_encoder: str | None = None
-
-
 class Run:
     """A request with the encoder and the feature set that it means. Messages go to `progress`."""
 
     def __init__(self, request: Request, progress: Progress, cache: FileCache) -> None:
         self.request, self.progress, self.cache = request, progress, cache
         check_request(request)
+        self.member = asked_member(request)
         self.workers = request.workers or min(8, os.cpu_count() or 1)
         self.encoder: Encoder = find_encoder(request.encoder, cache, request.base_encoder)
         chosen = self.encoder.default_outputs if request.layers is None else request.layers
         self.outputs = {output.name: output for output in self.encoder.outputs(chosen, request.dtype)}
         self._check_cutting()
-        self._device: str | None = None
+        self._devices: list[str] = []
+        self._checks = SelfCheck(self)
         self.feature_set = self._feature_set()
         self._refuse_derived()
 
@@ -128,14 +94,14 @@ class Run:
             for found in standing:
                 if found.identity == identity:
                     return found
-        identity = self.identity(precisions[0])
+        identity = self.identity(self._checks.choose(precisions, list(self.outputs.values())))
         for found in standing:
             if found.encoder == self.encoder.name:
                 lines = [describe_difference(*d) for d in differences(identity, found.identity)]
                 self.progress.say(f"A new feature set: it differs from {found.path.name} in {'; '.join(lines)}")
         provenance = {
             "source": self.encoder.source,
-            "versions": self.versions(),
+            "versions": versions(),
         }
         return FeatureSet(set_folder(store, self.encoder.name, identity), self.encoder.name, identity, {}, provenance)
 
@@ -193,20 +159,19 @@ class Run:
         """Write feature-set.json, where it does not list the outputs already; another run's outputs stay listed."""
         self.feature_set = self.feature_set.list_outputs(outputs, scratch)
 
-    @staticmethod
-    def versions() -> dict[str, str]:
-        """The versions of the libraries that take part."""
-        found = {}
-        for name in LIBRARIES:
-            with suppress(PackageNotFoundError):
-                found[name] = version(name)
-        return found
+    def devices(self) -> list[str]:
+        """The devices that encode, `auto` and `all` resolved."""
+        if not self._devices:
+            self._devices = find_devices(self.request.device, local_rank() if self.member else None)
+        return self._devices
 
     def find_device(self) -> str:
-        """The device, `auto` resolved."""
-        if self._device is None:
-            self._device = find_device(self.request.device)
-        return self._device
+        """The device, or the first of several."""
+        return self.devices()[0]
+
+    def find_feature_set(self) -> None:
+        """Look at the standing feature set again: another process may have written it since."""
+        self.feature_set = self._feature_set()
 
     def batch_seconds(self) -> float:
         """Padded audio of a batch, in seconds; 0 is one utterance at a time."""
@@ -214,65 +179,71 @@ class Run:
             return self.request.batch_seconds
         return BATCH_SECONDS[self.find_device().split(":")[0]]
 
-    def work(self) -> "Work":
-        """How the run is spread over this machine.
+    def batch_samples(self) -> int:
+        """Samples of a batch, padding included; 0 is one utterance at a time."""
+        return int(self.batch_seconds() * self.encoder.sample_rate)
+
+    def work(self, sharing: int = 1, alone: bool = False) -> Work:
+        """How the run is spread over a process, which shares the machine with others, or its cores with other threads (`alone`).
 
         On a CPU a thread of the encoder computes on one core: on two cores that is as fast as two cores on one batch, it
         does not stall when another process wants a core, and the features do not depend on how many cores there are.
         """
         import torch
-        from encodeonce.extract.pipeline import Work
 
-        cores = torch.get_num_threads()
-        alone = self.find_device().startswith("cuda") or not self.encoder.parallel
-        encoders = 1 if alone else min(cores, MOST_ENCODERS)
+        cores = 1 if alone else max(1, torch.get_num_threads() // sharing)
+        one = self.find_device().startswith("cuda") or not self.encoder.parallel
+        encoders = 1 if one else min(cores, MOST_ENCODERS)
         threads = 1 if self.encoder.one_thread else max(1, cores // encoders)
-        return Work(self.workers, encoders, threads)
+        return Work(1 if alone else max(1, self.workers // sharing), encoders, threads)
+
+    def made(self, work: Work) -> dict[str, Any]:
+        """With what shards are made, for their commit records."""
+        return {
+            "device": self.find_device(),
+            "threads": work.threads,
+            "batch_seconds": self.batch_seconds(),
+            "machine": platform.machine(),
+            "processor": processor(),
+            **versions(),
+        }
 
     def load(self, outputs: Sequence[Output]) -> "BatchEncoder":
-        """Load the encoder, ready for some outputs."""
+        """Load the encoder, ready for some outputs, and check that it computes what it should.
+
+        Raises:
+            EncoderError: it cannot be loaded, or its check fails.
+        """
         import torch
-        from encodeonce.extract.encode import BatchEncoder
 
         device, begun = self.find_device(), time.perf_counter()
-        torch.backends.cudnn.allow_tf32 = False  # what is called float32 is computed so, on a GPU as on a CPU
         if self.encoder.note:
             self.progress.say(self.encoder.note)
-        loaded = self.encoder.load(device, self.precision, outputs)
+        encoder = self.load_in(self.precision, outputs)
         self.progress.say(
             f"Loaded {self.encoder.name} on {device} in {self.precision} ({time.perf_counter() - begun:.1f} s)"
         )
+        self._checks.make(encoder, outputs)
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()  # of the float32 that it was compared with
+        return encoder
+
+    def utterances(self) -> list[Utterance]:
+        """The first split as the corpus lists it."""
+        return list_corpus(self.request.data, self.request.splits[0], self.request.corpus).utterances
+
+    def load_in(self, precision: str, outputs: Sequence[Output]) -> "BatchEncoder":
+        """Load the encoder in a precision, unchecked."""
+        import torch
+        from encodeonce.extract.encode import BatchEncoder
+
+        device = self.find_device()
+        torch.backends.cudnn.allow_tf32 = False  # what is called float32 is computed so, on a GPU as on a CPU
         return BatchEncoder(
             self.encoder,
-            loaded,
+            self.encoder.load(device, precision, outputs),
             self.cutting,
-            self.precision,
+            precision,
             lambda: self.encoder.load(device, "float32", outputs),
-        )
-
-
-def check_request(request: Request) -> None:
-    """Refuse values that cannot mean anything."""
-    if isinstance(request.store, ObjectPath):
-        request.store.check_writable()
-    for what, mark in (("a feature set", SET_FILE), ("a split", TABLE_FILE)):
-        if (request.store / mark).is_file():
-            raise RequestError(f"--store {request.store} is {what}; give the store that holds it")
-    if request.dtype not in DTYPES:
-        raise RequestError(f"--dtype {request.dtype!r}: take one of {', '.join(DTYPES)}")
-    if request.precision not in ("auto", *PRECISIONS):
-        raise RequestError(f"--precision {request.precision!r}: take auto or one of {', '.join(PRECISIONS)}")
-    check_device(request.device)
-    if request.limit is not None and request.limit < 1:
-        raise RequestError(f"--limit {request.limit}: take 1 or more")
-    if request.shard_frames is not None and request.shard_frames < 1:
-        raise RequestError(f"--shard-frames {request.shard_frames}: take 1 or more")
-    if request.workers < 0:
-        raise RequestError(f"--workers {request.workers}: take 0 (by the number of cores) or more")
-    if request.batch_seconds is not None and not 0 <= request.batch_seconds < math.inf:
-        raise RequestError(f"--batch-seconds {request.batch_seconds:g}: take 0 (one utterance at a time) or more")
-    if not 0 <= 2 * request.context_seconds <= 0.9 * request.cut_seconds < math.inf:
-        raise RequestError(
-            f"--cut-seconds {request.cut_seconds:g} with {request.context_seconds:g} s of context on each side leaves "
-            f"nothing to keep; take a longer cut, of a finite length"
+            device,
         )

@@ -43,6 +43,8 @@ class Survey:
     """Entries of failures.jsonl whose features could not be stored: the audio's hash and the outputs are in them."""
     gone: int = 0
     """Stored utterances that the corpus does not list any more; they are kept."""
+    plans: int = 0
+    """The plans of the split that it knows of."""
 
 
 def survey(run: Run, listing: Listing, writer: SplitWriter) -> Survey:
@@ -53,6 +55,7 @@ def survey(run: Run, listing: Listing, writer: SplitWriter) -> Survey:
         {utterance.id: utterance for utterance in listing.utterances},
         [utterance.id for utterance in wanted],
         [{"id": problem.id, "reason": _located(problem.reason, problem.where)} for problem in listing.problems],
+        plans=len(writer.plans),
     )
     stored = dict(zip(*(writer.table[name].to_pylist() for name in ("id", "audio_sha256")), strict=True))
     pending = {p.id: p for plan in writer.plans for p in plan.places if p.shard not in writer.commits}

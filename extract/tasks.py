@@ -1,19 +1,41 @@
-"""What the pipeline works on: a shard to make, and what became of it."""
+"""What makers of shards are given and give back: the split, a shard to make, and what became of it."""
 
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from encodeonce.extract.corpora.base import Utterance
-from encodeonce.store.derive.chain import Chain
 from encodeonce.store.files import explain, make_folder
 from encodeonce.store.format import ShardItem
-from encodeonce.store.layout import Output
+from encodeonce.store.layout import Output, SplitAttributes
+from encodeonce.store.objects import StorePath
 from encodeonce.store.plan import Place
+from encodeonce.store.staging import Staged
+from encodeonce.store.writer import SplitWriter
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What everyone who makes shards of a split has to know of it; small, and can be sent along."""
+
+    scratch: StorePath
+    """The folder of the split where files lie until they are whole."""
+    attributes: SplitAttributes
+    root: Path
+    """The folder of the corpus, below which audio is named."""
+    copy_from: Mapping[int, Mapping[str, int]]
+    """By plan: the splits whose features may be copied, and how many shards each had when the plan was made."""
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where shards larger than memory should hold are put together: on disk, beside the split where that is local."""
+        return self.scratch if isinstance(self.scratch, Path) else Path(tempfile.gettempdir())
 
 
 @dataclass(frozen=True)
@@ -25,8 +47,6 @@ class ShardTask:
     places: Sequence[Place]
     utterances: Mapping[str, Utterance]
     outputs: Sequence[Output]
-    chain: Chain
-    """How the outputs come to be: what the encoder gives, and what is derived of that."""
     expected_hashes: Mapping[str, str]
     """Audio hashes that utterances must have, for outputs added to a shard that stands."""
 
@@ -35,6 +55,11 @@ class ShardTask:
         """What the values of all outputs take up."""
         row_bytes = sum(output.width * np.dtype(output.dtype).itemsize for output in self.outputs)
         return row_bytes * sum(place.frames for place in self.places)
+
+    @property
+    def samples(self) -> int:
+        """The audio of all places, in samples."""
+        return sum(place.samples for place in self.places)
 
 
 class Spool:
@@ -63,15 +88,104 @@ class Spool:
 
 
 @dataclass
-class ShardResult:
-    """What became of a shard's utterances, ready for the writer."""
+class Fates:
+    """What became of the utterances of a shard, beside their values: reasons of failures and hashes of audio, by id."""
 
-    task: ShardTask
-    items: dict[str, dict[str, ShardItem]] = field(default_factory=dict)
-    noise: dict[str, list[float]] = field(default_factory=dict)
-    hashes: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    copied: set[str] = field(default_factory=set)
     not_storable: set[str] = field(default_factory=set)
     """Those of the failed whose features no output of the task can hold."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    copied: set[str] = field(default_factory=set)
+
+    def add(self, other: "Fates") -> None:
+        """Take in the fates of more utterances."""
+        self.failed |= other.failed
+        self.not_storable |= other.not_storable
+        self.hashes |= other.hashes
+        self.copied |= other.copied
+
+
+class Finished(ABC):
+    """A shard of which every utterance was encoded, copied, or failed.
+
+    Attributes:
+        made: with what, for the commit record.
+    """
+
+    task: ShardTask
+    fates: Fates
+    made: Mapping[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        """Whether it may be committed: every output of a split holds the same utterances, so those that join lack none."""
+        return not (self.task.expected_hashes and self.fates.failed)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there is anything to write."""
+        return self.complete and bool(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """The ids of what can be stored, in the order of rows."""
+        return [place.id for place in self.task.places if place.id not in self.fates.failed]
+
+    @abstractmethod
+    def write(self, writer: SplitWriter) -> None:
+        """Write the files of the shard, where that was not done yet. Threads may do so with several shards at a time."""
+
+    @abstractmethod
+    def commit(self, writer: SplitWriter, absent: Sequence[str]) -> None:
+        """Make the written shard count, without the absent ones."""
+
+
+@dataclass
+class ShardResult(Finished):
+    """A shard in memory."""
+
+    task: ShardTask
+    made: Mapping[str, Any]
+    items: dict[str, dict[str, ShardItem]] = field(default_factory=dict)
+    noise: dict[str, list[float]] = field(default_factory=dict)
+    fates: Fates = field(default_factory=Fates)
     spool: Spool | None = None
+    written: Staged | None = None
+
+    def ordered(self) -> dict[str, list[ShardItem]]:
+        """The items of each output, in the order of rows."""
+        return {o.name: [self.items[o.name][name] for name in self.names] for o in self.task.outputs}
+
+    @property
+    def specs(self) -> dict[str, Output]:
+        """The outputs by name."""
+        return {output.name: output for output in self.task.outputs}
+
+    def write(self, writer: SplitWriter) -> None:
+        self.written = writer.write_files(self.task.shard, self.ordered(), self.specs)
+
+    def commit(self, writer: SplitWriter, absent: Sequence[str]) -> None:
+        assert self.written is not None
+        writer.count(self.written, self.task.plan, absent, self.noise, self.made)
+
+
+@dataclass
+class StagedShard(Finished):
+    """A shard that another process wrote: its files lie in a folder of the split's scratch, `staged` tells of them.
+
+    Nothing is staged where no utterance is left, or where it may not be committed.
+    """
+
+    task: ShardTask
+    made: Mapping[str, Any]
+    fates: Fates
+    noise: Mapping[str, Sequence[float]]
+    folder: StorePath
+    staged: Staged | None
+
+    def write(self, writer: SplitWriter) -> None:
+        pass  # the other process did
+
+    def commit(self, writer: SplitWriter, absent: Sequence[str]) -> None:
+        assert self.staged is not None
+        writer.adopt(self.folder, self.staged, self.task.plan, absent, self.noise, self.made)

@@ -1,11 +1,12 @@
 """Commit records: a shard counts when its record stands, and not before."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from encodeonce.store.errors import DamagedError
-from encodeonce.store.files import read_json
+from encodeonce.store.files import read_json, versions_in
 from encodeonce.store.layout import SplitPaths
 from encodeonce.store.objects import StorePath
 
@@ -31,11 +32,17 @@ def committed_shards(paths: SplitPaths) -> list[int]:
     return sorted(int(path.stem) for path in (paths.root / "commits").glob("*.json") if path.stem.isdigit())
 
 
-def read_commits(paths: SplitPaths) -> dict[int, Commit]:
-    """The commit records of a split, by shard."""
+def commit_versions(paths: SplitPaths) -> dict[int, Any]:
+    """What tells a commit record from the one that replaces it, by shard; the records unread."""
+    found = {name.removesuffix(".json"): version for name, version in versions_in(paths.root / "commits").items()}
+    return {int(shard): version for shard, version in found.items() if shard.isdigit()}
+
+
+def read_commits(paths: SplitPaths, shards: Iterable[int] | None = None) -> dict[int, Commit]:
+    """The commit records of a split, or of some shards that have one, by shard."""
+    wanted = sorted(committed_shards(paths) if shards is None else shards)
     with ThreadPoolExecutor(RECORDS_IN_FLIGHT) as pool:
-        records = pool.map(_read_commit, (paths.root / "commits").glob("*.json"))
-        return {record.shard: record for record in sorted(records, key=lambda record: record.shard)}
+        return dict(zip(wanted, pool.map(_read_commit, map(paths.commit, wanted)), strict=True))
 
 
 def _read_commit(path: StorePath) -> Commit:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from encodeonce.store.derive.chain import sources_of
 from encodeonce.store.derive.transforms import transform_path
 from encodeonce.store.errors import StoreError
-from encodeonce.store.files import folder_lock, sizes_below
+from encodeonce.store.files import sizes_below
 from encodeonce.store.find import splits_at
 from encodeonce.store.layout import FeatureSet, SplitPaths, read_attributes, read_feature_set
+from encodeonce.store.locks import folder_lock
 from encodeonce.store.objects import StorePath, name_below
 from encodeonce.store.writer import SplitWriter
 

@@ -4,22 +4,19 @@ In an object store it is one PUT: an object appears whole or not at all, and nee
 """
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 from encodeonce.store.errors import DamagedError, MissingError, StoreError
-from encodeonce.store.lease import Lease
 from encodeonce.store.objects import ObjectPath, StorePath, delete
 
 COPIES_IN_FLIGHT = 16
@@ -128,6 +125,29 @@ def sizes_below(folder: StorePath) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
+def version_of(path: StorePath) -> Any:
+    """What another file of the same name differs in; None where there is none."""
+    try:
+        return path.version() if isinstance(path, ObjectPath) else _version(path.stat())
+    except FileNotFoundError:
+        return None
+
+
+def versions_in(folder: StorePath) -> dict[str, Any]:
+    """What `version_of` tells of every file right in a folder, by name, without reading any; nothing where there is no folder."""
+    if isinstance(folder, ObjectPath):
+        return {path.name: version for path, version in folder.versions_in().items()}
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: _version(entry.stat()) for entry in entries if entry.is_file()}
+    except FileNotFoundError:
+        return {}
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def open_file(path: StorePath) -> BinaryIO:
     """A file open for reading; an object is held in memory."""
     return io.BytesIO(path.read_bytes()) if isinstance(path, ObjectPath) else open(path, "rb")
@@ -175,72 +195,3 @@ def read_json(path: StorePath) -> dict[str, Any]:
         raise MissingError(f"{path} is not there") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise DamagedError(f"{path} is no JSON object: {error}") from error
-
-
-@contextmanager
-def writer_lock(split: StorePath) -> Iterator[Callable[[], None]]:
-    """Hold a split for writing; what it gives raises where the hold has been lost since.
-
-    The lock dies with its process, so a killed run leaves nothing to clean by hand; in an object store it is a lease.
-
-    Raises:
-        StoreError: another process is writing the split; the message says which.
-    """
-    if isinstance(split, ObjectPath):
-        with Lease(split / ".writer") as lease:
-            yield lease.check
-        return
-    path = split / ".writer"
-    with _lock_file(path, split):
-        try:
-            yield lambda: None
-        finally:
-            with suppress(OSError):
-                path.unlink()
-
-
-@contextmanager
-def folder_lock(folder: StorePath) -> Iterator[None]:
-    """Hold a folder for a moment, waiting for whoever holds it; nothing is left behind."""
-    if isinstance(folder, ObjectPath):
-        with Lease(folder / ".lock", wait=True):
-            yield
-        return
-    try:
-        make_folder(folder)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise explain(error, folder) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock_file(path: Path, split: Path) -> TextIO:
-    while True:
-        try:
-            make_folder(split)
-            file = open(path, "a+")  # noqa: SIM115 (held open for as long as the lock)
-        except OSError as error:
-            raise explain(error, path) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-                file.flush()
-                return file
-        except BlockingIOError:
-            file.seek(0)
-            writer = file.read().strip() or "another process"
-            file.close()
-            raise StoreError(
-                f"{split} is being written by {writer}; wait for it to end, then run the same command again"
-            ) from None
-        except FileNotFoundError:
-            pass  # its last holder removed it between our open and our lock: try again
-        except OSError as error:
-            raise explain(error, path) from error
-        file.close()

@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 from encodeonce.store.errors import DamagedError, StoreError
-from encodeonce.store.files import folder_lock, read_json, write_json
+from encodeonce.store.files import read_json, write_json
 from encodeonce.store.format import FORMAT_VERSION, chunk_frames
 from encodeonce.store.identity import fingerprint
+from encodeonce.store.locks import folder_lock
 from encodeonce.store.objects import StorePath
 
 SET_FILE = "feature-set.json"
@@ -175,9 +176,10 @@ def set_folder(store: StorePath, encoder: str, identity: Mapping[str, Any]) -> S
 
 @dataclass(frozen=True, slots=True)
 class SplitPaths:
-    """The files of a split."""
+    """The files of a split. Members of a joint writing have scratch folders of their own."""
 
     root: StorePath
+    scratch_name: str = ".tmp"
 
     @property
     def table(self) -> StorePath:
@@ -188,6 +190,11 @@ class SplitPaths:
     def plans(self) -> StorePath:
         """The folder of the plans."""
         return self.root / "plans"
+
+    @property
+    def runs(self) -> StorePath:
+        """The folder of what runs said of themselves when they had made something."""
+        return self.root / "runs"
 
     @property
     def failures(self) -> StorePath:
@@ -202,7 +209,7 @@ class SplitPaths:
     @property
     def scratch(self) -> StorePath:
         """Where files lie until they are whole."""
-        return self.root / ".tmp"
+        return self.root / self.scratch_name
 
     def commit(self, shard: int) -> StorePath:
         """The commit record of a shard."""

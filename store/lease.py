@@ -5,6 +5,7 @@ import os
 import socket
 import time
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from encodeonce.store.client import ConflictError
-from encodeonce.store.errors import StoreError
+from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.objects import ObjectPath
 
 RENEW_SECONDS = 20.0
@@ -27,6 +28,39 @@ class LeaseLostError(StoreError):
     """Another writer has taken over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who wrote a lease, and when: `age` is in seconds."""
+
+    who: str
+    token: str
+    age: float
+    dead: bool
+    """Whether it was a process of this machine, and runs no more."""
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has to be taken for alive."""
+        return not self.dead and self.age <= TAKE_SECONDS
+
+
+def read_holder(path: ObjectPath) -> Holder:
+    """The holder of a lease that stands.
+
+    Raises:
+        FileNotFoundError: there is none. DamagedError: the object is no lease.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        age = time.time() - datetime.fromisoformat(value["renewed"]).timestamp()
+        role = f" as {value['role']}" if value.get("role") else ""
+        who = f"process {value.get('process')} on {value.get('host')}{role}"
+        dead = value.get("machine") == machine() and not _is_alive(value.get("process", 0))
+        return Holder(who, value["holder"], age, dead)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is no lease of ours; take it away when nobody writes there") from error
+
+
 class Lease:
     """A hold on a place of an object store, for as long as the `with` block lasts.
 
@@ -36,13 +70,14 @@ class Lease:
     Args:
         path: the object, e.g. ".writer" in a split.
         wait: for whoever holds it, instead of an error.
+        role: what the holder is there, for those who are refused: "rank 1 of 3".
 
     Raises:
         StoreError: another process holds it; the message says which, and for how long yet.
     """
 
-    def __init__(self, path: ObjectPath, wait: bool = False) -> None:
-        self.path, self._wait = path, wait
+    def __init__(self, path: ObjectPath, wait: bool = False, role: str = "") -> None:
+        self.path, self._wait, self._role = path, wait, role
         self._token, self._count = uuid.uuid4().hex, 0
         self._version: Any = None
         self._renewed = 0.0
@@ -86,14 +121,10 @@ class Lease:
         except ConflictError:
             pass
         try:
-            version, holder = self.path.version(), json.loads(self.path.read_bytes())
-            age = time.time() - datetime.fromisoformat(holder["renewed"]).timestamp()
+            version, holder = self.path.version(), read_holder(self.path)
         except FileNotFoundError:
             return False  # let go meanwhile: try again at once
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.path} is no lease of ours; take it away when nobody writes there") from error
-        dead = holder.get("machine") == machine() and not _is_alive(holder.get("process", 0))
-        if age > TAKE_SECONDS or dead:
+        if not holder.lives:
             try:
                 return self._put(version)
             except ConflictError:
@@ -101,8 +132,8 @@ class Lease:
         if self._wait:
             return False
         raise StoreError(
-            f"{self.path.parent} is being written by process {holder.get('process')} on {holder.get('host')}, heard of "
-            f"{age:.0f} s ago; wait for it to end, then run the same command again (if it was killed, in {TAKE_SECONDS - age:.0f} s)"
+            f"{self.path.parent} is being written by {holder.who}, heard of {holder.age:.0f} s ago; wait for it to end, "
+            f"then run the same command again (if it was killed, in {TAKE_SECONDS - holder.age:.0f} s)"
         )
 
     def _put(self, replacing: Any) -> bool:
@@ -113,6 +144,7 @@ class Lease:
             "holder": self._token,
             "process": os.getpid(),
             "host": socket.gethostname(),
+            "role": self._role,
             "machine": machine(),
             "renewed": datetime.now(UTC).isoformat(),
             "count": self._count,
@@ -127,10 +159,10 @@ class Lease:
 
     def _is_ours(self) -> bool:
         try:
-            version, holder = self.path.version(), json.loads(self.path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            version, holder = self.path.version(), read_holder(self.path)
+        except (FileNotFoundError, DamagedError):
             return False
-        if holder.get("holder") != self._token:
+        if holder.token != self._token:
             return False
         self._version = version
         return True

@@ -90,14 +90,14 @@ def write_plan(folder: StorePath, plan: Plan, scratch: StorePath) -> None:
         file.write(buffer.getbuffer())
 
 
-def read_plans(folder: StorePath) -> list[Plan]:
-    """All plans of a split, in order."""
+def read_plans(folder: StorePath, after: int = -1) -> list[Plan]:
+    """The plans of a split, in order: all, or those with numbers above `after`."""
     plans = []
     found = list(folder.glob("*.parquet"))
     for path in found:
         if not path.stem.isdigit():
             raise DamagedError(f"{path} is no plan of ours: plans are called <n>.parquet; take it away")
-    for path in sorted(found, key=lambda p: int(p.stem)):
+    for path in sorted((path for path in found if int(path.stem) > after), key=lambda p: int(p.stem)):
         try:
             with open_file(path) as file:
                 table = pq.ParquetFile(file).read()

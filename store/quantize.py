@@ -25,10 +25,10 @@ def keep(values: np.ndarray, output: Output) -> tuple[np.ndarray, np.ndarray | N
         codes, affine, ratio = _quantized(values)
         if np.isfinite(affine).all():
             return codes, affine, ratio
-        _check_finite(values, output)
-        raise _too_large(values, output)
+        raise refusal(output, _greatest(values))
     dtype = np.dtype(output.dtype).newbyteorder("<")
-    _check_finite(values, output)
+    if not np.isfinite(values).all():
+        raise refusal(output, _greatest(values))
     if output.dtype == "uint16":
         with np.errstate(invalid="ignore"):
             kept = values.astype(dtype)
@@ -41,19 +41,19 @@ def keep(values: np.ndarray, output: Output) -> tuple[np.ndarray, np.ndarray | N
         return kept, None, math.inf
     if np.isfinite(kept).all():
         return kept, None, signal_to_noise(values, kept)
-    raise _too_large(values, output)
+    raise refusal(output, _greatest(values))
 
 
-def _check_finite(values: np.ndarray, output: Output) -> None:
-    if not np.isfinite(values).all():
-        raise NotStorableError(f"{output.name}: NaN or infinity among the values")
+def _greatest(values: np.ndarray) -> float:
+    return float(np.abs(values).max())
 
 
-def _too_large(values: np.ndarray, output: Output) -> NotStorableError:
+def refusal(output: Output, greatest: float) -> NotStorableError:
+    """Why an output cannot hold values of which this is the greatest magnitude; NaN where there is one among them."""
+    if not math.isfinite(greatest):
+        return NotStorableError(f"{output.name}: NaN or infinity among the values")
     way_out = "; keep it as float32 or int8" if output.dtype == "float16" else ""
-    return NotStorableError(
-        f"{output.name}: values up to {np.abs(values).max():.3g} do not fit {output.dtype}{way_out}"
-    )
+    return NotStorableError(f"{output.name}: values up to {greatest:.3g} do not fit {output.dtype}{way_out}")
 
 
 def quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +75,7 @@ def signal_to_noise(values: np.ndarray, kept: np.ndarray) -> float:
     """10 log10(sum x^2 / sum (x - kept)^2) in dB over a whole matrix; infinity where nothing is lost."""
     values = np.asarray(values, np.float32)
     difference = (values - kept).ravel()
-    return _decibels(float(np.dot(values.ravel(), values.ravel())), float(np.dot(difference, difference)))
+    return decibels(float(np.dot(values.ravel(), values.ravel())), float(np.dot(difference, difference)))
 
 
 def _quantized(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -95,8 +95,9 @@ def _quantized(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     if not np.isfinite(affine).all():
         return codes, affine, -math.inf
     signal, noise = kernels.quantize(values.view(np.uint16) if half else values, half, scale, offset, codes)
-    return codes, affine, _decibels(signal, noise)
+    return codes, affine, decibels(signal, noise)
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise): infinity where nothing is lost, minus infinity where nothing was there."""
     return math.inf if noise == 0 else -math.inf if signal == 0 else 10 * math.log10(signal / noise)

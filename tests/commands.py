@@ -93,10 +93,10 @@ def split_folder(store: Path, split: str) -> Path:
 
 
 def contents(folder: Path, times: bool = False) -> dict[str, bytes]:
-    """Every file below a folder; the commit records without their times."""
+    """Every file below a folder; the commit records without their times, and without what runs said of themselves."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and (times or path.parent.name != "runs"):
             data = path.read_bytes()
             if not times and path.parent.name == "commits":
                 record = json.loads(data)

@@ -179,7 +179,7 @@ def test_an_utterance_that_outgrows_the_shards_is_a_named_failure(data, tmp_path
 
 
 def test_a_second_writer_is_told_who_is_writing(data, tmp_path):
-    from encodeonce.store.files import writer_lock
+    from encodeonce.store.locks import writer_lock
 
     extract(data, "dev", tmp_path / "s")
     with writer_lock(split_folder(tmp_path / "s", "dev")):

@@ -16,8 +16,8 @@ from encodeonce.store import FeatureStore
 from encodeonce.store import files as store_files
 from encodeonce.store.drop import drop_outputs
 from encodeonce.store.errors import StoreError
-from encodeonce.store.files import writer_lock
 from encodeonce.store.layout import SET_FILE, SplitPaths, read_attributes, read_feature_set
+from encodeonce.store.locks import writer_lock
 from encodeonce.store.objects import ObjectPath, StorePath
 from encodeonce.store.writer import SplitWriter
 from small_store import NAMES, features, with_another_split, write_store

@@ -17,7 +17,8 @@ from encodeonce.extract.encode import BatchEncoder, Cutting
 from encodeonce.extract.encoders.base import Chosen, Encoder, EncoderError, named_layers
 from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.progress import Progress
-from encodeonce.extract.run import Request, RequestError, Run
+from encodeonce.extract.request import Request, RequestError
+from encodeonce.extract.run import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file

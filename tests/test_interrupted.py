@@ -127,11 +127,11 @@ def test_an_interrupt_ends_with_130_and_keeps_what_is_finished(data, tmp_path):
         "import os, signal, sys\n"
         "from encodeonce.extract.cli import main\n"
         "from encodeonce.store.writer import SplitWriter\n"
-        "commit = SplitWriter.commit\n"
-        "def interrupted(self, shard, *rest):\n"
-        "    commit(self, shard, *rest)\n"
-        "    if shard == 1: os.kill(os.getpid(), signal.SIGINT)\n"
-        "SplitWriter.commit = interrupted\n"
+        "count = SplitWriter.count\n"
+        "def interrupted(self, *rest):\n"
+        "    count(self, *rest)\n"
+        "    if len(self.commits) == 2: os.kill(os.getpid(), signal.SIGINT)\n"
+        "SplitWriter.count = interrupted\n"
         "main(sys.argv[1:])\n"
     )
     where = ["--data", str(data), "--split", "dev", "--store", str(tmp_path / "s"), "--shard-frames", "256"]

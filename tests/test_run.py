@@ -12,6 +12,7 @@ import torch
 import torchaudio
 from checkpoints import FAMILIES
 from commands import RATE, contents, extract, feature_store, speech, split_folder, write_corpus
+from encodeonce.extract.calibrate import spread
 from encodeonce.store import FeatureStore
 from plain_readers import read_both
 
@@ -207,15 +208,55 @@ def test_metadata_of_a_manifest_is_kept(data, tmp_path):
 
 
 def test_dry_run_foretells_and_writes_nothing(data, tmp_path):
-    told = extract(data, "dev", tmp_path / "s", "--dry-run")
+    told = extract(data, "dev", tmp_path / "s", "--dry-run", "--price", "7200")
     assert told.status == 0
-    estimate = told.json["splits"][0]
+    (estimate,) = told.json["splits"]
     assert (estimate["utterances"], estimate["to_encode"]) == (6, 6)
     assert estimate["hours"] == pytest.approx(sum(LENGTHS) / 3600, abs=1e-3)
+    assert estimate["expected_seconds"] / 3600 == pytest.approx(estimate["expected_hours"], abs=1e-4)
+    assert told.json["total"]["cost"] == estimate["cost"] == pytest.approx(2 * estimate["expected_seconds"], abs=0.2)
+    assert told.json["devices"] == ["cpu"]
     assert not (tmp_path / "s").exists()
     report = extract(data, "dev", tmp_path / "s").split
-    assert estimate["bytes"] == pytest.approx(report["bytes"], rel=0.5)
-    assert extract(data, "dev", tmp_path / "s", "--dry-run").json["splits"][0]["to_encode"] == 0
+    assert estimate["bytes"] == report["bytes"]
+    (again,) = extract(data, "dev", tmp_path / "s", "--dry-run").json["splits"]
+    assert (again["to_encode"], again["bytes"], again["expected_hours"], again["cost"]) == (0, 0, 0, None)
+
+
+def test_dry_run_foretells_every_byte_that_is_added(data, tmp_path, hubert):
+    store, before = tmp_path / "s", 0
+    (data / "dev" / "utt-000.wav").rename(data / "dev" / "ünï.wav")
+    for step, options in enumerate(
+        (["--dtype", "int8", "--shard-frames", "64"], ["--layers", "1,2", "--dtype", "float32"], ["--layers", "2"])
+    ):
+        write_corpus(data / "dev", [0.31, 1.27], first=10 * (step + 1))
+        (estimate,) = extract(data, "dev", store, "--dry-run", *options, encoder=str(hubert)).json["splits"]
+        done = extract(data, "dev", store, *options, encoder=str(hubert)).split
+        assert estimate["bytes"] == done["bytes"] - before, options
+        before = done["bytes"]
+
+
+@pytest.mark.parametrize(("ranks", "slower"), [([], 1), (["--rank", "1", "--world-size", "4"], 4)])
+def test_dry_run_counts_the_cost_of_every_rank(data, tmp_path, monkeypatch, ranks, slower):
+    monkeypatch.setattr("encodeonce.extract.calibrate.times_real_time", lambda *about: sum(LENGTHS) / 3600)
+    told = extract(data, "dev", tmp_path / "s", "--dry-run", "--price", "2.5", *ranks)
+    (estimate,) = told.json["splits"]
+    assert (estimate["expected_hours"], estimate["cost"]) == (1 / slower, 2.5)
+
+
+@pytest.mark.parametrize("options", [["--price", "3"], ["--dry-run", "--price", "-1"], ["--dry-run", "--price", "nan"]])
+def test_a_price_that_means_nothing_is_refused(data, tmp_path, options):
+    done = extract(data, "dev", tmp_path / "s", *options)
+    assert (done.status, "--price" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_calibration_takes_batches_from_all_over(count):
+    order = spread(count)
+    assert sorted(order) == list(range(count))
+    for taken in range(1, count):
+        gaps = np.diff(sorted([-1, *order[:taken], count]))
+        assert max(gaps) <= max(2, 3.5 * count / taken)
 
 
 @pytest.mark.parametrize("batch", ["0", "3"])

@@ -89,7 +89,13 @@ class Encoder(ABC):
 
 
 class LoadedEncoder(ABC):
-    """An encoder with its weights on a device."""
+    """An encoder with its weights on a device.
+
+    Attributes:
+        on_device: it takes audio on its device; else in the host's memory, where it computes with numpy first.
+    """
+
+    on_device: bool = True
 
     @abstractmethod
     def forward(self, audio: "torch.Tensor", lengths: Sequence[int]) -> "dict[str, torch.Tensor]":

@@ -63,6 +63,8 @@ class OnnxEncoder(Encoder):
 class LoadedOnnx(LoadedEncoder):
     """A session of onnxruntime, run an utterance at a time."""
 
+    on_device = False
+
     def __init__(self, session: Any, what: str) -> None:
         self.session, self.what = session, what
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.extract.encoders.base import EncoderError, LoadedEncoder
 from encodeonce.extract.encoders.checkpoint import CheckpointEncoder, LoadedCheckpoint, load_pretrained
 from encodeonce.store.layout import Output
 
@@ -42,10 +42,14 @@ class SelfSupervised(CheckpointEncoder):
             )
         return list(zip(kernels, strides, strict=True))
 
-    def load(self, device: str, precision: str, outputs: Sequence[Output]) -> LoadedCheckpoint:
+    def load(self, device: str, precision: str, outputs: Sequence[Output]) -> LoadedEncoder:
         import transformers
+        from encodeonce.extract.encoders.packed import LoadedPacked, can_pack
+        from encodeonce.extract.encoders.packed_layers import Computing
 
         model: Any = load_pretrained(getattr(transformers, self.model_class), self.folder)
+        if can_pack(model):
+            return LoadedPacked(self, model, Computing.best(device, precision), outputs)
         model.adapter = None  # it would shorten the frames after the last layer
         # With "stable" layer norm the encoder's norm follows the last layer; else it comes before the first.
         norm = "layer_norm" if self.config.get("do_stable_layer_norm") or self.final_norm_always else None
@@ -92,7 +96,7 @@ class WavLM(SelfSupervised):
     model_class = "WavLMModel"
     fields: Mapping[str, Any] = {**COMMON, "num_buckets": 320, "max_bucket_distance": 800}
 
-    def load(self, device: str, precision: str, outputs: Sequence[Output]) -> LoadedCheckpoint:
+    def load(self, device: str, precision: str, outputs: Sequence[Output]) -> LoadedEncoder:
         # transformers' own call; it means the same, and the user can do nothing about it.
         warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask", UserWarning)
         return super().load(device, precision, outputs)

@@ -139,6 +139,7 @@ class LoadedUnits(LoadedEncoder):
         import torch
 
         self.base, self.clustered, self.what, self._codebooks = base, clustered, what, codebooks
+        self.on_device = base.on_device
         self.centres = torch.from_numpy(codebooks.quantizers[0].codebook).to(device)
 
     def forward(self, audio: "torch.Tensor", lengths: Sequence[int]) -> "dict[str, torch.Tensor]":

@@ -71,6 +71,8 @@ class Whisper(SpectrogramEncoder):
 class LoadedWhisper(LoadedSpectrogram):
     """Whisper attends to the silence after the audio as it does to the audio: there is nothing to mask."""
 
+    on_device = False
+
     def inputs(self, audio: "torch.Tensor", lengths: Sequence[int]) -> "torch.Tensor":
         """`[B, mels, mel frames]`: log-mel features of 30 s, clamped to 8 below each utterance's highest."""
         rows = [row[:length].numpy() for row, length in zip(audio, lengths, strict=True)]

@@ -7,9 +7,9 @@ from encodeonce.store.derive.operations import Operation
 from encodeonce.store.derive.sources import SourceSplit, holders, source
 from encodeonce.store.derive.transforms import Transform, transform_path
 from encodeonce.store.errors import StoreError
-from encodeonce.store.files import folder_lock
 from encodeonce.store.incoming import checked_outputs
 from encodeonce.store.layout import FeatureSet, Output, read_feature_set
+from encodeonce.store.locks import folder_lock
 from encodeonce.store.objects import StorePath, name_below
 from encodeonce.store.walk import by_shard
 

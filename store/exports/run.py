@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from encodeonce.store.errors import StoreError
 from encodeonce.store.exports.base import Export
-from encodeonce.store.files import writer_lock
+from encodeonce.store.locks import writer_lock
 from encodeonce.store.progress import Advance, silent
 from encodeonce.store.reader import FeatureStore
 

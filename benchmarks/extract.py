@@ -1,0 +1,235 @@
+"""How fast features are made: encodeonce, and every other way that is installed, over the same audio and weights in one run.
+
+    python benchmarks/extract.py CHECKPOINT DATA SPLIT [--device cpu] [--rounds 3] [--limit N] [--peers NAME ...]
+        [--precisions float32 bfloat16 ...] [--batch-seconds 60] [--json FILE]
+
+The reference is transformers alone, one utterance at a time in float32, on audio that lies in memory. All others take audio
+files to features on disk; each runs in a process of its own, one after the other, and the next round begins when all are done.
+The first pass of each has its warm-up in it and is reported apart. docs/speed.md says how to install the others.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import flops
+from isolated import FailedError, Isolated, Pass
+from machine import machine
+from peers.extract import PRECISIONS, SAMPLE_RATE, Audio, Extractor, Job, extractors
+
+PACKAGES = ("encodeonce", "torch", "torchaudio", "transformers", "s3prl", "lhotse", "speechbrain", "numpy", "soundfile")
+BATCH_SECONDS = {"cpu": 60.0, "cuda": 320.0}
+"""Padded audio of a batch of those that make batches; ours makes its own."""
+
+
+@dataclass
+class Result:
+    """What one way gave; the medians are of the passes after the first, where there are any.
+
+    `of_bare` is its time over that of the reference in the same round; `of_alone` over that of our encoder on audio in memory,
+    in the same precision; `of_peak` the share of what the machine does in a matrix product of that precision.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    wrong: str | None = None
+    failed: str | None = None
+    load_seconds: float | None = None
+    passes: list[Pass] = field(default_factory=list)
+    first_times_real_time: float | None = None
+    times_real_time: float | None = None
+    of_bare: float | None = None
+    of_alone: float | None = None
+    of_peak: float | None = None
+    gpu_idle: float | None = None
+
+
+def main() -> None:
+    """Run the rounds, print each pass as it comes, then what it comes to."""
+    options = arguments()
+    job = make_job(options)
+    config = configuration(job.checkpoint)
+    counts = [flops.count(config, audio.samples) for audio in job.utterances]
+    operations = sum(found.total for found in counts if found) if all(counts) else None
+    ways = [way for way in extractors() if chosen(way, options)]
+    peaks = dict.fromkeys(options.precisions, 0.0)
+    results = run(ways, job, options.rounds, peaks)
+    summarise(results, job.audio_seconds, operations, peaks)
+    found = {
+        "machine": {**machine(PACKAGES), "device": device_name(job.device)},
+        "extraction": {
+            "checkpoint": Path(job.checkpoint).name,
+            "model": {name: config.get(name) for name in ("model_type", "hidden_size", "num_hidden_layers")},
+            "device": job.device,
+            "utterances": len(job.utterances),
+            "audio_seconds": job.audio_seconds,
+            "batch_seconds": job.batch_seconds,
+            "rounds": options.rounds,
+            "gigaflops_an_audio_second": operations / job.audio_seconds / 1e9 if operations else None,
+            "matmul_gigaflops_a_second": {precision: peak / 1e9 for precision, peak in peaks.items()},
+            "results": [asdict(result) for result in results],
+        },
+    }
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+    from table import tables
+
+    print("\n" + tables(found))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("split")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=3, help="the first is reported apart")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="ways whose name has one of these in it; ours always run")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"], help="float32 is always run")
+    parser.add_argument("--batch-seconds", type=float, help="padded audio of a batch, of others")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.precisions = [p for p in PRECISIONS if p == "float32" or p in options.precisions]
+    return options
+
+
+def make_job(options: argparse.Namespace) -> Job:
+    """The utterances as corpus lists them; whole files, mono at 16 kHz, for that is what all the others can read."""
+    import soundfile
+    from encodeonce.extract.corpora import list_corpus
+
+    found = []
+    for utterance in list_corpus(options.data, options.split).utterances[: options.limit]:
+        about = soundfile.info(utterance.audio)
+        if (about.samplerate, about.channels, utterance.offset, utterance.duration) != (SAMPLE_RATE, 1, 0.0, None):
+            sys.exit(f"{utterance.audio} is no whole file, mono at 16 kHz; give such a split")
+        found.append(Audio(utterance.id, utterance.audio, about.frames))
+    seconds = options.batch_seconds or BATCH_SECONDS[options.device.split(":")[0]]
+    return Job(
+        options.checkpoint, options.data, options.split, options.limit, options.device, seconds, tuple(found)
+    )
+
+
+def configuration(checkpoint: str) -> dict[str, Any]:
+    """config.json of the checkpoint, with the defaults of its family."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(checkpoint).to_dict()
+
+
+def chosen(way: Extractor, options: argparse.Namespace) -> bool:
+    """Whether a way takes part: the reference and ours always, our encoder in memory on a GPU or where it is named."""
+    if way.precision not in options.precisions:
+        return False
+    if way.kind == "ours" or way is extractors()[0]:
+        return True
+    if options.peers is None:
+        return way.kind == "peer" or options.device.startswith("cuda")
+    return any(name.lower() in way.name.lower() for name in options.peers)
+
+
+def run(ways: list[Extractor], job: Job, rounds: int, peaks: dict[str, float]) -> list[Result]:
+    """All passes, in turn. The greatest rate of a matrix product of any round is kept in `peaks`."""
+    threads = f"{len(job.utterances)} utterances, {job.audio_seconds:.0f} s of audio, on {job.device}"
+    print(f"{threads}\n{'':46} {'seconds':>8} {'x real':>7} {'error':>8} {'cosine':>9} {'MB':>6}", flush=True)
+    results = [Result(way.name, way.kind, way.precision, way.wrong) for way in ways]
+    loaded: dict[str, Isolated] = {}
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as products:
+        for number in range(rounds):
+            for precision in peaks:
+                peak = products.submit(flops.matmul_peak, job.device, precision).result()
+                peaks[precision] = max(peaks[precision], peak)
+            for way, result in zip(ways, results, strict=True):
+                if result.failed:
+                    continue
+                try:
+                    if way.name not in loaded:
+                        loaded[way.name] = Isolated(way, job)
+                        result.load_seconds = loaded[way.name].load_seconds
+                    result.passes.append(one_pass(loaded[way.name], Path(folder), f"{number}"))
+                    print(line(result, job.audio_seconds), flush=True)
+                except FailedError as error:
+                    result.failed = str(error)
+                    print(f"{result.name:46} failed: {error}", flush=True)
+        for isolated in loaded.values():
+            isolated.close()
+    return results
+
+
+def one_pass(isolated: Isolated, folder: Path, name: str) -> Pass:
+    """A pass into a new folder, which is deleted."""
+    target = folder / name
+    target.mkdir()
+    try:
+        return isolated.run(target, folder / "reference.npz")
+    finally:
+        shutil.rmtree(target)
+
+
+def line(result: Result, audio_seconds: float) -> str:
+    """What the last pass of a way gave."""
+    last = result.passes[-1]
+    return (
+        f"{result.name:46} {last.seconds:8.2f} {audio_seconds / last.seconds:7.1f} {last.relative_error:8.1e} "
+        f"{last.least_cosine:9.6f} {last.peak_megabytes:6.0f}"
+    )
+
+
+def summarise(results: list[Result], audio_seconds: float, operations: float | None, peaks: dict[str, float]) -> None:
+    """Fill in what the passes come to."""
+    bare = results[0]
+    alone = {r.precision: r for r in results[1:] if r.kind == "bare"}
+    for result in results:
+        if result.failed or not result.passes:
+            continue
+        seconds = median([p.seconds for p in later(result)])
+        result.first_times_real_time = audio_seconds / result.passes[0].seconds
+        result.times_real_time = audio_seconds / seconds
+        result.of_bare = ratio(result, bare)
+        if result.kind == "ours" and result.precision in alone:
+            result.of_alone = ratio(result, alone[result.precision])
+        if operations:
+            result.of_peak = operations / seconds / peaks[result.precision]
+        busy = [p.report["gpu_busy_seconds"] / p.seconds for p in later(result) if p.report.get("gpu_busy_seconds")]
+        result.gpu_idle = 1 - median(busy) if busy else None
+
+
+def later(result: Result) -> list[Pass]:
+    """The passes after the first; the first where there are no others."""
+    return result.passes[1:] or result.passes
+
+
+def ratio(result: Result, other: Result) -> float | None:
+    """The median over the rounds of the time of one over that of the other in the same round."""
+    if other.failed or not other.passes:
+        return None
+    return median([a.seconds / b.seconds for a, b in zip(later(result), later(other), strict=True)])
+
+
+def median(values: list[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
+def device_name(device: str) -> str:
+    """What the device is called."""
+    if not device.startswith("cuda"):
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Floating-point operations of an encoder by formula, and what the machine does in a matrix product."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+FAMILIES = ("hubert", "wav2vec2", "unispeech", "unispeech-sat")
+"""Model types with the seven convolutions, projection, positional convolution and layers that the formula counts."""
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of one utterance by part; a multiplication and an addition are two."""
+
+    convolutions: float
+    linear: float
+    attention: float
+    positional: float
+
+    @property
+    def total(self) -> float:
+        """All parts."""
+        return self.convolutions + self.linear + self.attention + self.positional
+
+
+def count(config: Mapping[str, Any], samples: int) -> Flops | None:
+    """The operations that one utterance of `samples` takes, or None for a family that the formula does not know.
+
+    Two operations a weight and output position of each convolution; a layer's linear maps are 4 D^2 + 2 D F weights a frame,
+    its attention 2 T D products and as many sums of them a frame, twice. Norms, softmax and activations are left out.
+
+    Args:
+        config: of transformers, as a mapping.
+    """
+    if config["model_type"] not in FAMILIES:
+        return None
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    convolutions, frames, channels = 0, samples, 1
+    for filters, kernel, stride in zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True):
+        frames = (frames - kernel) // stride + 1
+        convolutions += 2 * frames * kernel * channels * filters
+        channels = filters
+    weights = channels * width + layers * (4 * width * width + 2 * width * inner)
+    kernel, groups = config["num_conv_pos_embeddings"], config["num_conv_pos_embedding_groups"]
+    return Flops(
+        convolutions=convolutions,
+        linear=2 * frames * weights,
+        attention=layers * 4 * frames * frames * width,
+        positional=2 * frames * kernel * width * (width // groups),
+    )
+
+
+def matmul_peak(device: str, precision: str, seconds: float = 1.0) -> float:
+    """Operations a second in the best of many products of two square matrices, with torch's own number of threads.
+
+    The matrices are as large as 20 products a second allow, up to 8,192 rows.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    best, size = 0.0, 256
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        a, b = (torch.randn(size, size).to(device, getattr(torch, precision)) for _ in range(2))
+        spent = min(_product_seconds(a, b) for _ in range(5))
+        best = max(best, 2 * size**3 / spent)
+        size = min(8192, 2 * size) if spent < 0.05 / 8 else size
+    return best
+
+
+def _product_seconds(a: "torch.Tensor", b: "torch.Tensor") -> float:
+    import torch
+
+    synchronise(str(a.device))
+    begun = time.perf_counter()
+    torch.mm(a, b)
+    synchronise(str(a.device))
+    return time.perf_counter() - begun
+
+
+def synchronise(device: str) -> None:
+    """Wait for what was begun on a GPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)

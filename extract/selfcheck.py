@@ -1,0 +1,270 @@
+"""What a run computes, held against float32 and one utterance at a time: the choice of a precision, and the check before a run."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from encodeonce.extract.batching import batches
+from encodeonce.extract.corpora.base import Utterance
+from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder
+from encodeonce.extract.progress import Progress
+from encodeonce.extract.sample import SAMPLE_SECONDS, sample_of
+from encodeonce.store.layout import Output
+
+if TYPE_CHECKING:
+    from encodeonce.extract.encode import BatchEncoder
+
+EQUAL_FRAME = 1e-4
+"""Latents of a codec are equal within this relative error, or they are sums of other vectors."""
+CPU_SECONDS = 5.0
+"""The longest utterance of the sample on a CPU, where 20 s would keep a user waiting."""
+FASTEST_FIRST = ("float16", "bfloat16", "float32")
+"""The 16-bit forms are equally fast on a GPU, and float16 rounds eight times finer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an output has to keep: more than this cosine in every frame, at most this relative error in every utterance,
+    and at least this share of equal codes."""
+
+    cosine: float
+    error: float
+    equal: float
+
+
+EXACT = Limits(0.99999, 1e-4, 0.999)
+"""Asked of float32: another order of the same sums."""
+SOUND = Limits(0.99, math.inf, 0.9)
+"""Asked of 16 bits: below, something is broken and not rounded."""
+FAITHFUL = Limits(0.9999, math.inf, 0.999)
+"""Asked of 16 bits that nobody asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How one output agrees with float32: the least cosine of a frame and the greatest relative error of an utterance;
+    of codes, units and codecs' latents the share that is equal. All are NaN where a value is NaN or infinite that float32 has."""
+
+    cosine: float = 1.0
+    error: float = 0.0
+    equal: float = 1.0
+
+    def keeps(self, limits: Limits) -> bool:
+        """Whether it is within the limits."""
+        return self.cosine > limits.cosine and self.error <= limits.error and self.equal >= limits.equal
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How a precision did on so many utterances, by `Output.what`."""
+
+    precision: str
+    utterances: int
+    outputs: Mapping[str, Agreement]
+
+    def keeps(self, limits: Limits) -> bool:
+        """Whether every output is within the limits."""
+        return all(agreement.keeps(limits) for agreement in self.outputs.values())
+
+    def __str__(self) -> str:
+        """For example: "least cosine 0.99997, greatest relative error 3e-03"."""
+        found = self.outputs.values()
+        if not self.utterances:
+            return "float32 itself gives NaN or infinity"
+        if any(math.isnan(agreement.equal) for agreement in found):
+            return "NaN or infinity"
+        cosine, error = min(a.cosine for a in found), max(a.error for a in found)
+        equal = min(a.equal for a in found)
+        features = f"least cosine {_floored(cosine, 6)}, greatest relative error {error:.1e}"
+        codes = f"{_floored(100 * equal, 2)} % of codes equal"
+        said = [text for text, differs in ((features, (cosine, error) != (1.0, 0.0)), (codes, equal < 1.0)) if differs]
+        return ", ".join(said) or "no difference"
+
+
+def _floored(value: float, digits: int) -> str:
+    """A number rounded down, so that it never reads as more than it is."""
+    return f"{math.floor(value * 10**digits) / 10**digits:.{digits}f}"
+
+
+def chooses_precision(device: str) -> bool:
+    """Whether --precision auto may mean 16 bits on a device. On a CPU they are fast only where it has AMX or AVX512_BF16,
+    and a store should not depend on the machine that it was begun on."""
+    return device.startswith("cuda")
+
+
+def checks_itself(device: str, precision: str) -> bool:
+    """Whether a run begins with the check: on a CPU, float32 is what it would be compared with."""
+    return device.startswith("cuda") or precision != "float32"
+
+
+def check(batch: "BatchEncoder", float32: LoadedEncoder, sample: Sequence[np.ndarray], batch_samples: int) -> Check:
+    """Encode a sample in batches, as the run makes them, and each utterance by itself in float32, on one device.
+
+    Utterances of which float32 makes NaN or infinity are left out: the run names them as failures.
+
+    Args:
+        float32: the same encoder loaded in float32.
+        sample: `[samples]` float32 each, prepared.
+        batch_samples: the limit of a batch, padding included.
+
+    Raises:
+        EncoderError: it cannot encode them.
+    """
+    # Both as float32, for which nothing is encoded again: what is not finite has to be seen here.
+    own, exact = replace(batch, precision="float32"), replace(batch, loaded=float32, precision="float32")
+    encoder, count = batch.encoder, len(sample)
+    groups = batches([max(len(x), encoder.pads_to) for x in sample], batch_samples, encoder.mixes_lengths)
+    found: list[dict[str, np.ndarray]] = [{}] * count
+    try:
+        for group in groups:
+            for i, frames in zip(group, own.encode([sample[i] for i in group]), strict=True):
+                found[i] = frames
+        expected = [exact.encode([x])[0] for x in sample]
+    except RuntimeError as error:
+        raise EncoderError(
+            f"{encoder.name} in {batch.precision} failed on a sample of {count} utterances before the run: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    usable = [i for i, e in enumerate(expected) if all(np.isfinite(values).all() for values in e.values())]
+    outputs = {
+        what: agreement([found[i][what] for i in usable], [expected[i][what] for i in usable], what)
+        for what in expected[0]
+    }
+    return Check(batch.precision, len(usable), outputs)
+
+
+def agreement(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], what: str) -> Agreement:
+    """How the frames `[T, D]` of some utterances agree with what they should be, finite themselves."""
+    if not found:
+        return Agreement()
+    if not all(np.isfinite(values).all() for values in found):
+        return Agreement(math.nan, math.nan, math.nan)
+    if np.issubdtype(expected[0].dtype, np.integer):
+        same = [(f == e).ravel() for f, e in zip(found, expected, strict=True)]
+        return Agreement(equal=float(np.mean(np.concatenate(same))))
+    pairs = [(f.astype(np.float64), e.astype(np.float64)) for f, e in zip(found, expected, strict=True)]
+    off = [np.linalg.norm(f - e, axis=1) for f, e in pairs]
+    size = [np.linalg.norm(e, axis=1) for _, e in pairs]
+    if what.startswith("latents"):
+        return Agreement(equal=float(np.mean(np.concatenate(off) <= EQUAL_FRAME * np.concatenate(size))))
+    cosines = np.concatenate([_cosines(f, e) for f, e in pairs])
+    errors = [_ratio(np.linalg.norm(o), np.linalg.norm(s)) for o, s in zip(off, size, strict=True)]
+    return Agreement(float(cosines.min()), float(max(errors)))
+
+
+def _cosines(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """The cosine of each frame; 1 where both are nothing but zeros."""
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    same = (found == expected).all(axis=1)
+    return np.where(same, 1.0, (found * expected).sum(axis=1) / np.where(norms > 0, norms, np.inf))
+
+
+def _ratio(part: np.floating, whole: np.floating) -> float:
+    return float(part / whole) if whole > 0 else math.inf if part > 0 else 0.0
+
+
+def choose_precision(
+    offered: Sequence[str], load: "Callable[[str], BatchEncoder]", sample: Sequence[np.ndarray], batch_samples: int
+) -> tuple[str, list[Check]]:
+    """The fastest precision on offer that keeps every frame's cosine above 0.9999, and how those that were tried did."""
+    float32 = load("float32").loaded
+    tried: list[Check] = []
+    for precision in FASTEST_FIRST:
+        if precision in offered and precision != "float32":
+            tried.append(check(load(precision), float32, sample, batch_samples))
+            if tried[-1].utterances and tried[-1].keeps(FAITHFUL):
+                return precision, tried
+    return "float32", tried
+
+
+def require(found: Check, name: str, device: str) -> None:
+    """Refuse to go on where a check failed.
+
+    Raises:
+        EncoderError: it did; with the numbers and the way out.
+    """
+    exact = found.precision == "float32"
+    limits = EXACT if exact else SOUND
+    if found.keeps(limits):
+        return
+    needed = f"cosine {limits.cosine}, " + (f"relative error {limits.error:g}, " if exact else "")
+    way_out = (
+        "this machine computes batches wrongly, please report it; --batch-seconds 0 encodes one utterance at a time"
+        if exact
+        else "take --precision float32"
+    )
+    raise EncoderError(
+        f"{name} in {found.precision} on {device} fails its check against float32 on {found.utterances} utterances: {found} "
+        f"(needed: {needed}{100 * limits.equal:g} % of codes equal); {way_out}"
+    )
+
+
+class Checked(Protocol):
+    """What a check has to know of a run; see `extract.run.Run`."""
+
+    encoder: Encoder
+    progress: Progress
+
+    def find_device(self) -> str: ...
+
+    def batch_samples(self) -> int: ...
+
+    def load_in(self, precision: str, outputs: Sequence[Output]) -> "BatchEncoder": ...
+
+    def utterances(self) -> Sequence[Utterance]: ...
+
+
+class SelfCheck:
+    """The checks of one run, each made once."""
+
+    def __init__(self, run: Checked) -> None:
+        self.run = run
+        self._sample: list[np.ndarray] = []
+        self._chosen = ""
+        self._done: set[tuple[str, frozenset[str]]] = set()
+
+    def choose(self, offered: Sequence[str], outputs: Sequence[Output]) -> str:
+        """What a new feature set is computed in: the first on offer, or on a GPU the fastest that is as good as float32."""
+        run = self.run
+        if len(offered) == 1 or not chooses_precision(run.find_device()):
+            return offered[0]
+        if not self._chosen:
+            load = partial(run.load_in, outputs=outputs)
+            self._chosen, tried = choose_precision(offered, load, self.sample(), run.batch_samples())
+            told = "; ".join(f"{found.precision}: {found}" for found in tried)
+            run.progress.say(
+                f"Picked {self._chosen} for {run.encoder.name}: on {tried[-1].utterances} utterances against float32, {told} "
+                f"(least cosine needed: {FAITHFUL.cosine})"
+            )
+            if self._chosen != "float32":
+                self._done.add(_about(self._chosen, outputs))
+        return self._chosen
+
+    def make(self, encoder: "BatchEncoder", outputs: Sequence[Output]) -> None:
+        """Hold what a loaded encoder computes against float32, where `checks_itself` asks for it.
+
+        Raises:
+            EncoderError: it is not what it should be.
+        """
+        run, device, precision = self.run, self.run.find_device(), encoder.precision
+        if _about(precision, outputs) in self._done or not checks_itself(device, precision):
+            return
+        float32 = encoder.loaded if precision == "float32" else encoder.load_float32()
+        found = check(encoder, float32, self.sample(), run.batch_samples())
+        require(found, run.encoder.name, device)
+        run.progress.say(f"Checked {run.encoder.name} in {precision} on {found.utterances} utterances: {found}")
+        self._done.add(_about(precision, outputs))
+
+    def sample(self) -> list[np.ndarray]:
+        """What checks are made with; see `sample_of`."""
+        if not self._sample:
+            seconds = SAMPLE_SECONDS if self.run.find_device().startswith("cuda") else CPU_SECONDS
+            self._sample = sample_of(self.run.utterances(), self.run.encoder, seconds)
+        return self._sample
+
+
+def _about(precision: str, outputs: Sequence[Output]) -> tuple[str, frozenset[str]]:
+    return precision, frozenset(output.what for output in outputs)
