@@ -55,7 +55,8 @@ class FileCache:
     @staticmethod
     def _open(path: str) -> sqlite3.Connection:
         base = sqlite3.connect(path, timeout=10, check_same_thread=False)
-        base.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
+        # No write-ahead log: its shared memory does not reach from machine to machine, and home folders do.
+        base.executescript("PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=NORMAL;" + SCHEMA)
         return base
 
     def close(self) -> None:

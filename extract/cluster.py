@@ -6,12 +6,15 @@ notice: its tasks run on another.
 
 import logging
 import os
+import signal
+import socket
 import time
-from collections.abc import Sequence
-from threading import Lock
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import Lock, current_thread, main_thread
 from typing import TYPE_CHECKING, Any, Self
 
-from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.extract.encoders.base import EncoderError, first_line
 from encodeonce.extract.makers import Deliver, Maker
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.request import RequestError
@@ -19,10 +22,11 @@ from encodeonce.extract.run import Run
 from encodeonce.extract.stages import Live
 from encodeonce.extract.tasks import Ground, ShardTask
 from encodeonce.extract.worker import Made, Order, ShardWorker, order_of
+from encodeonce.store.errors import StoreError
 from encodeonce.store.layout import Output
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
 CONNECT_SECONDS = 30.0
 WORKER_SECONDS = 300.0
@@ -41,48 +45,57 @@ class Cluster(Maker):
         self._cluster: Any = None
 
     def __enter__(self) -> Self:
-        self._client = self._connect()
-        try:
-            self._await_workers(self._client)
-        except BaseException:
-            self.close()
-            raise
+        if self.address == "local":
+            if self.run.find_device() != "cpu":
+                raise RequestError(
+                    f"--dask local is for processors, and --device {self.run.request.device} is {self.run.find_device()} here; take "
+                    f"--device all for the GPUs of this machine, or --device cpu"
+                )
+        else:
+            self._client = self._connect()
         return self
 
     def prepare(self, outputs: Sequence[Output]) -> None:
-        assert self._client is not None
-        self._resize()
-        _result(self._client.submit(load, order_of(self.run, outputs), pure=False), "while it loaded the encoder")
+        with self._told("while it loaded the encoder"):
+            client = self._client = self._client or self._local()
+            try:
+                client.wait_for_workers(1, timeout=WORKER_SECONDS)
+            except TimeoutError:
+                raise RequestError(
+                    f"--dask {self.address}: the scheduler has no worker, and none came in {WORKER_SECONDS:.0f} s; start workers "
+                    f"(dask worker {self.address}) where encodeonce is installed"
+                ) from None
+            order = order_of(self.run, outputs)
+            places = {"pure": False, "allow_other_workers": True}
+            loaded = [client.submit(load, order, workers=[worker], **places) for worker in client.nthreads()]
+            client.gather(loaded)
 
-    def _await_workers(self, client: "Client") -> None:
+    def _dask(self) -> Any:
         try:
-            client.wait_for_workers(1, timeout=WORKER_SECONDS)
-        except TimeoutError:
-            raise RequestError(
-                f"--dask {self.address}: the scheduler has no worker, and none came in {WORKER_SECONDS:.0f} s; start workers "
-                f"(dask worker {self.address}) where encodeonce is installed"
-            ) from None
-
-    def _connect(self) -> "Client":
-        try:
-            from distributed import Client, LocalCluster
+            import distributed
         except ImportError as error:
             raise RequestError("--dask needs dask.distributed: pip install 'encodeonce[dask]'") from error
-        if self.address == "local":
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            self._cluster = LocalCluster(
+        return distributed
+
+    def _local(self) -> "Client":
+        dask = self._dask()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with _deaf_to_interrupts():
+            self._cluster = dask.LocalCluster(
                 n_workers=cores,
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address=None,
                 silence_logs=logging.ERROR,
             )
-            return Client(self._cluster, set_as_default=False)
+        return dask.Client(self._cluster, set_as_default=False)
+
+    def _connect(self) -> "Client":
         try:
-            return Client(self.address, timeout=CONNECT_SECONDS, set_as_default=False)
+            return self._dask().Client(self.address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise RequestError(
-                f"--dask {self.address}: no scheduler answers there ({str(error).splitlines()[0]}); give local, or the address that "
+                f"--dask {self.address}: no scheduler answers there ({first_line(error)}); give local, or the address that "
                 f"dask scheduler prints, such as tcp://host:8786"
             ) from error
 
@@ -98,53 +111,87 @@ class Cluster(Maker):
         done, live = as_completed(loop=client.loop), Live(self.stages)
 
         def submit() -> None:
-            room = self._room()
+            room = self._room(client)
             while waiting and len(running) < room:
                 task = waiting.pop()
-                future = client.submit(make, order, task, ground, pure=False, priority=-task.shard)
+                future = client.submit(make, order, task, ground, _unseen(task), pure=False, priority=-task.shard)
                 running[future.key] = task
                 done.add(future)
 
-        submit()
+        with self._told("while it made shards"):
+            submit()
         for future in done:
             task = running.pop(future.key)
-            made: Made = _result(future, f"with shard {task.shard}")
+            with self._told(f"with shard {task.shard}"):
+                made: Made = future.result()
+                future.release()
+                submit()
             deliver(made.finished(task))
             self.stages.take_in(made.seconds, made.samples, made.padded)
             self.again += made.again
             self.run.progress.advance(task.samples / self.run.encoder.sample_rate, live.note())
-            future.release()
-            submit()
 
-    def _room(self) -> int:
-        self._resize()
-        return AHEAD * max(1, sum(self._client.nthreads().values())) if self._client else 1
-
-    def _resize(self) -> None:
-        """Workers come and go: count those there are."""
-        threads = list(self._client.nthreads().values()) if self._client else []
+    def _room(self, client: "Client") -> int:
+        """How many tasks the scheduler is given. Workers come and go: those there are count."""
+        threads = list(client.nthreads().values())
         self.workers = max(self.workers, len(threads))
         total = max(1, sum(threads))
-        self.stages.threads = dict.fromkeys(("decode", "encode", "keep", "write"), total)
+        most = max(total, self.stages.threads.get("encode", 1))
+        self.stages.threads = dict.fromkeys(("decode", "encode", "keep", "write"), most)
+        return AHEAD * total
+
+    @contextmanager
+    def _told(self, doing: str) -> Iterator[None]:
+        """Errors of Dask, and of workers, as ours.
+
+        Raises:
+            EncoderError: workers died, one failed, or the scheduler is gone.
+        """
+        from concurrent.futures import CancelledError
+
+        kept = "everything finished so far is kept"
+        try:
+            yield
+        except (EncoderError, RequestError, StoreError):
+            raise
+        except (CancelledError, OSError, TimeoutError) as error:
+            raise EncoderError(
+                f"the scheduler at {self.address} is gone ({first_line(error)}); {kept}: run again"
+            ) from error
+        except Exception as error:
+            if type(error).__name__ == "KilledWorker":
+                raise EncoderError(
+                    f"workers died again and again {doing}; {kept}: look at the worker's log (memory?), try a smaller --batch-seconds"
+                ) from error
+            raise EncoderError(
+                f"a worker failed {doing}: {type(error).__name__}: {first_line(error)}; {kept}"
+            ) from error
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
+        with suppress(OSError, TimeoutError):
+            if self._client is not None:
+                self._client.close()
         if self._cluster is not None:
             self._cluster.close()
         self._client = self._cluster = None
 
 
-def _result(future: "Future", doing: str) -> Any:
-    from distributed import KilledWorker
-
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let the processes that are started in the block not hear Ctrl-C, which is for the one that holds the split."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return future.result()
-    except KilledWorker as error:
-        raise EncoderError(
-            f"workers died again and again {doing}, the last {error.last_worker.address}; everything finished so far is kept: "
-            f"look at the worker's log (memory?), try a smaller --batch-seconds"
-        ) from error
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _unseen(task: ShardTask) -> frozenset[str]:
+    """The utterances whose audio is not there, seen from here."""
+    return frozenset(name for name, utterance in task.utterances.items() if not utterance.audio.exists())
 
 
 # What follows runs in the workers.
@@ -168,8 +215,18 @@ def load(order: Order) -> None:
     worker_for(order).load()
 
 
-def make(order: Order, task: ShardTask, ground: Ground) -> Made:
-    """Make one shard, in as many threads as a thread of the worker stands for: one."""
+def make(order: Order, task: ShardTask, ground: Ground, unseen: frozenset[str]) -> Made:
+    """Make one shard, in as many threads as a thread of the worker stands for: one.
+
+    Raises:
+        EncoderError: this machine does not see audio that the run sees (all but `unseen`): its failures would be no failures.
+    """
+    missing = sorted(_unseen(task) - unseen)
+    if missing:
+        raise EncoderError(
+            f"a worker on {socket.gethostname()} does not see {task.utterances[missing[0]].audio}, which is there for the run; give "
+            f"every machine the audio under the same paths, or take that worker away"
+        )
     made: list[Made] = []
     worker_for(order).make([task], ground, made.append)
     return made[0]

@@ -48,14 +48,14 @@ class SplitJob:
         self.ledger = Ledger(run, writer, self.found)
         self.report = SplitReport(split, str(writer.paths.root))
         self.outputs: dict[str, Output] = {}
-        self._root = (listing.root if listing.root.is_dir() else listing.root.parent).absolute()
+        self._root = listing.root if listing.root.is_dir() else listing.root.parent
 
     def execute(self, begun: float) -> SplitReport:
         """Do it: plan what is new, make every shard that lacks something, publish, and report."""
         writer = self.writer
         self._tell_shard_size()
-        with writer.alone():
-            self._plan()
+        while not self._planned():
+            self._survey()  # not inside alone(): other ranks would wait for it
         made, lacking = self._tasks()
         if made:
             kept = [name for name in writer.outputs if name not in self.run.outputs]
@@ -76,11 +76,19 @@ class SplitJob:
         self.ledger.write_failures()
         return self._finish(begun)
 
+    def _survey(self) -> None:
+        self.found = self.ledger.found = survey(self.run, self.listing, self.writer)
+
+    def _planned(self) -> bool:
+        """Give what is new its places; not where somebody else has done so since the survey."""
+        with self.writer.alone():
+            if self.found.plans != len(self.writer.plans):
+                return False
+            self._plan()
+        return True
+
     def _plan(self) -> None:
-        """Give what is new its places. Others may have done so since the survey: then there is nothing new."""
         writer, found, say = self.writer, self.found, self.run.progress.say
-        if found.plans != len(writer.plans):
-            found = self.found = self.ledger.found = survey(self.run, self.listing, writer)
         self.outputs = self.ledger.outputs = {**writer.outputs, **self.run.outputs}
         if found.new and not (self.run.feature_set.path / SET_FILE).exists():
             self.maker.prepare(self._given())  # an encoder that cannot be used leaves no empty feature set
@@ -199,13 +207,15 @@ class SplitJob:
         run, writer, maker = self.run, self.writer, self.maker
         run.write_feature_set(self.outputs, writer.paths.scratch)
         copy_from = {plan.number: plan.copy_from for plan in writer.plans}
-        ground = Ground(writer.paths.scratch, writer.attributes, self._root, copy_from)
+        scratch = writer.paths.scratch.absolute() if isinstance(writer.paths.scratch, Path) else writer.paths.scratch
+        ground = Ground(scratch, writer.attributes, self._root, copy_from)
         self._keep_codebooks(self._given())
         seconds = sum(task.samples for task in tasks) / run.encoder.sample_rate
         with run.progress.task(f"Encoding {self.report.split}", seconds):
             try:
                 maker.make(tasks, ground, self._given(), self.ledger.take_in)
             except BaseException:
+                maker.close()  # nobody writes any more when the split is let go
                 self._keep_what_is_done()
                 raise
 
@@ -227,6 +237,7 @@ class SplitJob:
 
     def _keep_what_is_done(self) -> None:
         try:
+            self.ledger.write_failures()
             self.writer.publish(self.outputs)
         except StoreError as error:
             self.run.progress.detail(f"could not publish the shards that are finished ({error}); the next run will")
@@ -246,6 +257,7 @@ class SplitJob:
         report, ledger, maker = self.report, self.ledger, self.maker
         ledger.flush()
         self._count(maker)
+        self._tell_unmade()
         ledger.fill(report, {place.id: place.samples for plan in self.writer.plans for place in plan.places})
         report.wall_seconds = round(time.perf_counter() - begun, 3)
         if ledger.encoded or ledger.copied:
@@ -254,6 +266,16 @@ class SplitJob:
             )
             write_json(path, record_of_run(report, versions()), self.writer.paths.scratch)
         return report
+
+    def _tell_unmade(self) -> None:
+        """Tell a rank's user what the others have not made yet."""
+        writer = self.writer
+        left = [shard for shard in writer.places if shard not in writer.commits and not writer.owns(shard)]
+        if left:
+            self.run.progress.say(
+                f"{len(left)} shards of other ranks are not made yet; where no rank is at them any more, start it again, or run the "
+                f"same command without --rank"
+            )
 
     def _count(self, maker: Maker) -> None:
         """What the makers counted for this split."""

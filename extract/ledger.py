@@ -17,6 +17,8 @@ from encodeonce.store.writer import SplitWriter
 
 PUBLISH_SECONDS = 30.0
 """Readers see new shards at least this often during a long run."""
+MANY_FAILURES = 1000
+"""From here on failures.jsonl is not written anew with every shard that has some: what a kill loses of it is tried again."""
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Ledger:
         self.encoded: set[str] = set()
         self.copied: set[str] = set()
         self._published_at = time.monotonic()
+        self._noted_at = 0.0
         self._lock = Lock()
         self._learnt: list[tuple[Utterance, AudioFacts]] = []
 
@@ -101,7 +104,9 @@ class Ledger:
         for name in fates.not_storable:
             outputs = [output.name for output in task.outputs]
             found.not_storable[name] = {"audio_sha256": fates.hashes[name], "outputs": outputs}
-        self.write_failures()
+        if len(found.failed) <= MANY_FAILURES or time.monotonic() - self._noted_at > PUBLISH_SECONDS:
+            self.write_failures()
+            self._noted_at = time.monotonic()
         for name, reason in sorted(fates.failed.items()):
             if name not in told:
                 self.run.progress.failure(name, reason)

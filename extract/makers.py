@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from encodeonce.extract.run import Run
 from encodeonce.extract.stages import Live, Stages, Work
-from encodeonce.extract.tasks import Finished, Ground, ShardTask
+from encodeonce.extract.tasks import Finished, Ground, ShardResult, ShardTask
 from encodeonce.store.layout import Output
 
 if TYPE_CHECKING:
@@ -103,12 +103,17 @@ class Here(Maker):
 
         self.stages.threads = self.work.stage_threads
         live, rate, advance = Live(self.stages), self.run.encoder.sample_rate, self.run.progress.advance
+
+        def write(result: ShardResult) -> None:
+            with self.stages.timed("write"):
+                deliver(result)
+
         pipeline = Pipeline(
             self.run,
             ground,
             self.work,
             load=lambda: self._load(outputs),
-            deliver=deliver,
+            deliver=write,
             progress=lambda samples: advance(samples / rate, live.note()),
             stages=self.stages,
         )

@@ -99,6 +99,7 @@ class Pipeline:
         work: how it is spread over this process.
         load: gives the encoder, when there is something to encode.
         progress: is told of samples that are done.
+        copies: that know the other splits already.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Pipeline:
         deliver: Callable[[ShardResult], None],
         progress: Callable[[int], None],
         stages: Stages,
+        copies: Copies | None = None,
     ) -> None:
         self.encoder, self.load, self.deliver, self.progress = run.encoder, load, deliver, progress
         self.ground, self.work = ground, work
@@ -119,7 +121,7 @@ class Pipeline:
         self._encoder: BatchEncoder | None = None
         self.started: float | None = None
         self._feature_set = run.feature_set
-        self._copies = Copies(run.feature_set.path, ground.copy_from, run.progress)
+        self._copies = copies or Copies(run.feature_set.path, ground.copy_from, run.progress)
         self._chains: dict[tuple[str, ...], Chain] = {}
         self._lock, self._loading = Lock(), Lock()
 
@@ -295,7 +297,7 @@ class Pipeline:
             with self.stages.timed("wait_for_disk"):
                 while len(writing) >= SHARDS_AHEAD or (writing and writing[0].done()):
                     writing.popleft().result()
-            writing.append(writers.submit(self._write, result))
+            writing.append(writers.submit(self.deliver, result))
 
     def _take_in(self, result: ShardResult, place: Place, outcome: Outcome) -> None:
         said = describe(result.task.utterances[place.id], self.ground.root)
@@ -305,7 +307,3 @@ class Pipeline:
             result.items.setdefault(name, {})[place.id] = ShardItem(place.id, row, values, record, affine)
             if noise is not None:
                 result.noise.setdefault(name, []).append(noise)
-
-    def _write(self, result: ShardResult) -> None:
-        with self.stages.timed("write"):
-            self.deliver(result)

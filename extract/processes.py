@@ -25,6 +25,7 @@ from encodeonce.extract.worker import Made, Order, ShardWorker, order_of
 from encodeonce.store.errors import StoreError
 from encodeonce.store.layout import Output
 
+CLOSE_SECONDS = 5.0
 DEATHS = 2
 """A shard with which this many workers died is not given to another."""
 
@@ -39,6 +40,10 @@ class _Worker:
     doing: dict[int, ShardTask] = field(default_factory=dict)
     idle: bool = True
     """It waits for a task, with nothing in its pipeline."""
+    ready: bool = False
+    """It has loaded the encoder."""
+    ahead: int = 0
+    """Samples that it has told of as done, in shards that are not."""
 
 
 class Processes(Maker):
@@ -48,6 +53,7 @@ class Processes(Maker):
         self.run, self.devices, self.workers = run, list(devices), len(devices)
         self.reset()
         self._outputs: set[str] = set()
+        self._told: set[str] = set()
         self._workers: list[_Worker] = []
         self._deaths: Counter[int] = Counter()
 
@@ -74,18 +80,20 @@ class Processes(Maker):
             try:
                 kind, value = worker.pipe.recv()
                 while kind == "say":
-                    self.run.progress.say(f"{worker.device}: {value}")
+                    self._say(worker, value)
                     kind, value = worker.pipe.recv()
             except EOFError:
                 raise EncoderError(f"the worker for {worker.device} ended while it loaded{_why(worker)}") from None
             if kind == "error":
                 raise EncoderError(f"{worker.device}: {value}")
+            worker.ready = True
 
     def make(self, tasks: Sequence[ShardTask], ground: Ground, outputs: Sequence[Output], deliver: Deliver) -> None:
         self.prepare(outputs)
         waiting, live = deque(tasks), Live(self.stages)
         for worker in self._workers:
-            worker.pipe.send(("ground", ground))
+            with suppress(OSError):  # as in _give
+                worker.pipe.send(("ground", ground))
         while waiting or any(worker.doing for worker in self._workers):
             for worker in self._workers:
                 if worker.idle and waiting:
@@ -116,7 +124,9 @@ class Processes(Maker):
             worker.pipe.send(("task", task))
 
     def _take(self, worker: _Worker, made: Made, deliver: Deliver) -> None:
-        deliver(made.finished(worker.doing.pop(made.shard)))
+        task = worker.doing.pop(made.shard)
+        worker.ahead -= task.samples
+        deliver(made.finished(task))
         self.stages.take_in(made.seconds, made.samples, made.padded)
         self.again += made.again
 
@@ -127,11 +137,18 @@ class Processes(Maker):
             case "started":
                 self.started = min(value, self.started or value)
             case "advance":
+                worker.ahead += value
                 self.run.progress.advance(value / self.run.encoder.sample_rate, live.note())
             case "say":
-                self.run.progress.say(f"{worker.device}: {value}")
+                self._say(worker, value)
             case "error":
                 raise EncoderError(f"{worker.device}: {value}")
+
+    def _say(self, worker: _Worker, line: str) -> None:
+        """Tell what a worker says; what all of them say, once."""
+        if line not in self._told:
+            self._told.add(line)
+            self.run.progress.say(f"{worker.device}: {line}")
 
     def _bury(self, worker: _Worker, waiting: deque[ShardTask]) -> None:
         """A worker has died: its shards go to the others, before those that nobody began."""
@@ -146,6 +163,7 @@ class Processes(Maker):
             )
         if not self._workers:
             raise EncoderError(f"every worker has ended, the last on {worker.device}{_why(worker)}")
+        self.run.progress.advance(-worker.ahead / self.run.encoder.sample_rate)
         waiting.extendleft(sorted(worker.doing.values(), key=lambda task: -task.shard))
         self.run.progress.say(
             f"The worker for {worker.device} has ended{_why(worker)}; the others take over its {len(worker.doing)} shards"
@@ -156,10 +174,13 @@ class Processes(Maker):
             with suppress(OSError):
                 worker.pipe.send(("stop", None))
             worker.pipe.close()
-        for worker in self._workers:
-            worker.process.join(0.5 if worker.doing else 5)
-            if worker.process.is_alive():
+            if worker.doing or not worker.ready:
                 worker.process.terminate()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
                 worker.process.join()
         self._workers = []
 

@@ -72,9 +72,9 @@ class Progress:
             self._begun, self._first = now, seconds
         self._done += seconds
         rate = (self._done - self._first) / max(now - self._begun, 1e-6)
-        left = (self._total - self._done) / rate if rate else 0.0
+        left = max(0.0, self._total - self._done) / rate if rate > 0 else 0.0
         state = f"{self._done / 3600:.2f} of {self._total / 3600:.2f} h"
-        if rate:
+        if rate > 0:
             state += f", {rate:.0f} times real time, {_span(left)} left"
         if note:
             state += f", {note}"

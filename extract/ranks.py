@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from encodeonce.store.hold import Member
 
 FROM_ENVIRONMENT = (
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
-    ("RANK", "WORLD_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
+    ("RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
 )
-"""Variables of rank and world size: SLURM's arrays and tasks (of both together, both count), torchrun, Open MPI, MPICH."""
-LOCAL_RANKS = ("SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+"""Variables of rank and world size: Open MPI, MPICH, torchrun, SLURM's tasks. What was started last, inside the others, first."""
+ARRAY = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
+LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "LOCAL_RANK", "SLURM_LOCALID")
 
 
 class RankError(Exception):
@@ -54,24 +54,34 @@ def _member(rank: int, world_size: int) -> Member | None:
 
 
 def from_environment(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Rank and world size as a job manager says them. The tasks of every element of a SLURM array count.
+    """Rank and world size as job managers say them. Every task of every element of a SLURM array counts.
 
     Raises:
-        RankError: nothing says them.
+        RankError: nothing says them, or an array is no even range.
     """
-    found = [_numbers(environment, *names) for names in FROM_ENVIRONMENT]
-    array, tasks = found[0], found[1]
+    within = next((pair for names in FROM_ENVIRONMENT if (pair := _numbers(environment, *names))), None)
+    array = _numbers(environment, *ARRAY)
     if array is not None:
-        first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
-        step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
-        element, elements = (array[0] - first) // max(1, step), array[1]
-        within, each = tasks or (0, 1)
-        return element * each + within, elements * each
-    for pair in found[1:]:
-        if pair is not None:
-            return pair
-    names = ", ".join(f"{rank} and {size}" for rank, size in FROM_ENVIRONMENT)
+        element, elements = _element(environment, *array)
+        rank, size = within or (0, 1)
+        return element * size + rank, elements * size
+    if within is not None:
+        return within
+    names = ", ".join(f"{rank} and {size}" for rank, size in (*FROM_ENVIRONMENT, ARRAY))
     raise RankError(f"--rank auto: the environment has none of {names}; give --rank and --world-size as numbers")
+
+
+def _element(environment: Mapping[str, str], number: int, count: int) -> tuple[int, int]:
+    first, step = (
+        int(environment.get(f"SLURM_ARRAY_TASK_{name}", default)) for name, default in (("MIN", 0), ("STEP", 1))
+    )
+    element, rest = divmod(number - first, max(1, step))
+    if rest or not 0 <= element < count:
+        raise RankError(
+            f"--rank auto: element {number} of a SLURM array of {count} from {first} in steps of {step} is none of an even range; take "
+            f"such as --array=0-{count - 1}, or give --rank and --world-size as numbers"
+        )
+    return element, count
 
 
 def _numbers(environment: Mapping[str, str], rank: str, size: str) -> tuple[int, int] | None:

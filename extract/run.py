@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from encodeonce.extract.made import processor, versions
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.ranks import local_rank
 from encodeonce.extract.request import Request, RequestError, asked_member, check_request
-from encodeonce.extract.selfcheck import SelfCheck
+from encodeonce.extract.selfcheck import SelfCheck, chooses_precision
 from encodeonce.extract.stages import Work
 from encodeonce.store.devices import find_devices
 from encodeonce.store.format import FORMAT_VERSION
@@ -44,8 +45,10 @@ class Run:
     """A request with the encoder and the feature set that it means. Messages go to `progress`."""
 
     def __init__(self, request: Request, progress: Progress, cache: FileCache) -> None:
-        self.request, self.progress, self.cache = request, progress, cache
         check_request(request)
+        # Absolute, since other processes may be given what is found below it.
+        request = replace(request, data=request.data.absolute())
+        self.request, self.progress, self.cache = request, progress, cache
         self.member = asked_member(request)
         self.workers = request.workers or min(8, os.cpu_count() or 1)
         self.encoder: Encoder = find_encoder(request.encoder, cache, request.base_encoder)
@@ -94,6 +97,7 @@ class Run:
             for found in standing:
                 if found.identity == identity:
                     return found
+        self._settle_ranks(precisions)
         identity = self.identity(self._checks.choose(precisions, list(self.outputs.values())))
         for found in standing:
             if found.encoder == self.encoder.name:
@@ -104,6 +108,14 @@ class Run:
             "versions": versions(),
         }
         return FeatureSet(set_folder(store, self.encoder.name, identity), self.encoder.name, identity, {}, provenance)
+
+    def _settle_ranks(self, precisions: Sequence[str]) -> None:
+        """Refuse that ranks choose a precision each for itself: on unlike machines they would begin feature sets of their own."""
+        if self.member is not None and len(precisions) > 1 and chooses_precision(self.find_device()):
+            raise RequestError(
+                f"--precision auto with --rank: no feature set of {self.encoder.name} stands yet, and ranks on unlike machines might "
+                f"choose differently; give one of --precision {', '.join(precisions)}"
+            )
 
     def _refuse_derived(self) -> None:
         for name in self.outputs:

@@ -1,13 +1,14 @@
 """A process that makes shards of a split that another process holds: it encodes them, writes their files, and tells."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from encodeonce.extract.cache import FileCache
+from encodeonce.extract.copies import Copies
 from encodeonce.extract.encoders.base import EncoderError
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.request import Request
@@ -76,6 +77,7 @@ class ShardWorker:
             )
         self.work = self.run.work(sharing, alone)
         self._encoder: BatchEncoder | None = None
+        self._copies: tuple[Mapping[int, Mapping[str, int]], Copies] | None = None
         self._loading = Lock()
 
     def load(self) -> "BatchEncoder":
@@ -108,20 +110,36 @@ class ShardWorker:
             folder = ground.scratch / f"{result.task.shard}-{uuid.uuid4().hex}"
             staged = None
             if result.has_files:
-                attributes = ground.attributes
-                staged = stage(folder, result.task.shard, result.ordered(), result.specs, attributes)
+                with stages.timed("write"):
+                    staged = stage(folder, result.task.shard, result.ordered(), result.specs, ground.attributes)
             made = Made(result.task.shard, result.fates, result.made, result.noise, folder, staged, **count())
             deliver(made)
 
-        Pipeline(self.run, ground, self.work, self.load, hand_on, progress, stages).run(tasks)
+        Pipeline(self.run, ground, self.work, self.load, hand_on, progress, stages, self._copies_from(ground)).run(
+            tasks
+        )
+
+    def _copies_from(self, ground: Ground) -> Copies:
+        """What may be copied; other splits are opened once."""
+        with self._loading:
+            if self._copies is None or self._copies[0] != ground.copy_from:
+                copies = Copies(self.run.feature_set.path, ground.copy_from, self.run.progress)
+                self._copies = ground.copy_from, copies
+            return self._copies[1]
 
 
 def order_of(run: Run, outputs: Sequence[Output], device: str | None = None) -> Order:
     """The order of a run for a worker, which may have another working directory."""
-    request, own = run.request, run.request.encoder
-    request = request.at_home(
-        device=device or request.device,
-        encoder=str(Path(own).absolute()) if Path(own).is_dir() else own,
+    request = run.request.at_home(
+        device=device or run.request.device,
+        encoder=_at_home(run.request.encoder),
+        base_encoder=run.request.base_encoder and _at_home(run.request.base_encoder),
         precision=run.precision,
     )
     return Order(request, run.feature_set.identity, tuple(outputs))
+
+
+def _at_home(word: str) -> str:
+    """A name of an encoder whose path, where it has one, is absolute."""
+    kind, colon, path = word.partition(":") if word.startswith(("onnx:", "units:")) else ("", "", word)
+    return f"{kind}{colon}{os.path.abspath(path)}" if os.path.exists(path) else word

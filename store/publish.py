@@ -105,7 +105,8 @@ class Publishing(SplitState):
 
         Where another member lives, every planned shard: it may be writing one right now, into the array that would be moved.
         """
-        if not all(name in commit.outputs for commit in self._complete(self.outputs)):
+        complete = self._complete(self.outputs)
+        if not complete or not all(name in commit.outputs for commit in complete):
             return False
         return self.commits.keys() >= self.places.keys() or self.last
 

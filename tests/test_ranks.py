@@ -15,6 +15,8 @@ from hypothesis import strategies as st
         ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"}, (0, 4)),
         ({"PMI_RANK": "2", "PMI_SIZE": "3"}, (2, 3)),
         ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "3"}, (2, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "RANK": "5", "WORLD_SIZE": "16"}, (5, 16)),  # torchrun under srun
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "8"}, (3, 8)),
         ({"SLURM_PROCID": "x", "SLURM_NTASKS": "8", "RANK": "0", "WORLD_SIZE": "1"}, (0, 1)),
     ],
 )
@@ -54,4 +56,10 @@ def test_members():
 def test_local_rank():
     assert local_rank({}) is None
     assert local_rank({"LOCAL_RANK": "3"}) == 3
-    assert local_rank({"SLURM_LOCALID": "1", "LOCAL_RANK": "3"}) == 1
+    assert local_rank({"SLURM_LOCALID": "0", "LOCAL_RANK": "3"}) == 3
+
+
+def test_an_array_that_is_no_even_range_is_refused():
+    listed = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1"}
+    with pytest.raises(RankError, match="--array=0-2"):
+        from_environment(listed)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from checkpoints import FAMILIES
 from commands import contents, extract, feature_store, write_corpus
 from encodeonce.extract import cluster, processes
 from encodeonce.extract.cache import FileCache
+from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.encoders.base import EncoderError
 from encodeonce.extract.job import extract_split
 from encodeonce.extract.ledger import Ledger
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.request import Request
 from encodeonce.extract.run import Run
+from encodeonce.extract.tasks import ShardTask
 from encodeonce.extract.worker import Order, ShardWorker
 
 LENGTHS = [0.4, 1.3, 0.7, 2.0, 0.55, 1.0, 0.8, 1.6, 0.6, 1.1, 0.9, 1.8]
@@ -116,6 +119,28 @@ def test_a_dask_worker_killed_in_the_middle_changes_nothing(data, hubert, tmp_pa
         assert len(killed) == 1
     assert contents(tmp_path / "s") == alone
     assert feature_store("verify", tmp_path / "s").status == 0
+
+
+def test_a_dask_worker_that_does_not_see_the_audio_fails_nothing_but_the_run():
+    utterances = {name: Utterance(name, Path("/not/here") / name) for name in ("a", "b")}
+    task = ShardTask(0, 0, (), utterances, (), {})
+    with pytest.raises(EncoderError, match=r"does not see /not/here/b, which is there for the run"):
+        cluster.make(None, task, None, unseen=frozenset({"a"}))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (CancelledError("scheduler-connection-lost"), "the scheduler at tcp://there is gone"),
+        (OSError("Timed out"), "the scheduler at tcp://there is gone"),
+        (ModuleNotFoundError("no encodeonce"), "a worker failed with shard 3: ModuleNotFoundError: no encodeonce"),
+        (EncoderError("as it is"), "^as it is$"),
+    ],
+)
+def test_what_goes_wrong_in_a_cluster_is_told_in_a_line(data, hubert, tmp_path, error, told):
+    run = Run(request_for(data, hubert, tmp_path / "s"), Progress(quiet=True), FileCache())
+    with pytest.raises(EncoderError, match=told), cluster.Cluster(run, "tcp://there")._told("with shard 3"):
+        raise error
 
 
 def test_three_ranks_started_at_once_make_the_same(data, hubert, tmp_path, alone):

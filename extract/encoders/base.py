@@ -21,6 +21,11 @@ class EncoderError(Exception):
     """An encoder that cannot be had or used as asked; the message says the way out."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class Encoder(ABC):
     """A frozen speech encoder, known by its files; nothing is loaded before `load`.
 
