@@ -3,8 +3,9 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "base": {},
     "large": {
         "hidden_size": 1024,

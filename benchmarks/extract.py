@@ -11,11 +11,10 @@ The first pass of each has its warm-up in it and is reported apart. docs/speed.m
 import argparse
 import json
 import shutil
-import statistics
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,33 +23,11 @@ import flops
 from isolated import FailedError, Isolated, Pass
 from machine import machine
 from peers.extract import PRECISIONS, SAMPLE_RATE, Audio, Extractor, Job, extractors
+from results import Result, summarise
 
 PACKAGES = ("encodeonce", "torch", "torchaudio", "transformers", "s3prl", "lhotse", "speechbrain", "numpy", "soundfile")
 BATCH_SECONDS = {"cpu": 60.0, "cuda": 320.0}
 """Padded audio of a batch of those that make batches; ours makes its own."""
-
-
-@dataclass
-class Result:
-    """What one way gave; the medians are of the passes after the first, where there are any.
-
-    `of_bare` is its time over that of the reference in the same round; `of_alone` over that of our encoder on audio in memory,
-    in the same precision; `of_peak` the share of what the machine does in a matrix product of that precision.
-    """
-
-    name: str
-    kind: str
-    precision: str
-    wrong: str | None = None
-    failed: str | None = None
-    load_seconds: float | None = None
-    passes: list[Pass] = field(default_factory=list)
-    first_times_real_time: float | None = None
-    times_real_time: float | None = None
-    of_bare: float | None = None
-    of_alone: float | None = None
-    of_peak: float | None = None
-    gpu_idle: float | None = None
 
 
 def main() -> None:
@@ -63,7 +40,7 @@ def main() -> None:
     ways = [way for way in extractors() if chosen(way, options)]
     peaks = dict.fromkeys(options.precisions, 0.0)
     results = run(ways, job, options.rounds, peaks)
-    summarise(results, job.audio_seconds, operations, peaks)
+    summarise(results, job, operations, peaks)
     found = {
         "machine": {**machine(PACKAGES), "device": device_name(job.device)},
         "extraction": {
@@ -95,11 +72,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3, help="the first is reported apart")
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--peers", nargs="+", metavar="NAME", help="ways whose name has one of these in it; ours always run")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"], help="float32 is always run")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="NAME", help="ways whose name has one of these in it; ours always run"
+    )
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=["float32"], help="float32 is always run"
+    )
     parser.add_argument("--batch-seconds", type=float, help="padded audio of a batch, of others")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if not Path(options.checkpoint, "config.json").is_file():
+        parser.error(f"{options.checkpoint} is no checkpoint in transformers' format: it has no config.json")
+    options.checkpoint = str(
+        Path(options.checkpoint).absolute()
+    )  # a folder, also where it is called as a published model is
     options.precisions = [p for p in PRECISIONS if p == "float32" or p in options.precisions]
     return options
 
@@ -116,9 +102,7 @@ def make_job(options: argparse.Namespace) -> Job:
             sys.exit(f"{utterance.audio} is no whole file, mono at 16 kHz; give such a split")
         found.append(Audio(utterance.id, utterance.audio, about.frames))
     seconds = options.batch_seconds or BATCH_SECONDS[options.device.split(":")[0]]
-    return Job(
-        options.checkpoint, options.data, options.split, options.limit, options.device, seconds, tuple(found)
-    )
+    return Job(options.checkpoint, options.data, options.split, options.limit, options.device, seconds, tuple(found))
 
 
 def configuration(checkpoint: str) -> dict[str, Any]:
@@ -184,42 +168,6 @@ def line(result: Result, audio_seconds: float) -> str:
         f"{result.name:46} {last.seconds:8.2f} {audio_seconds / last.seconds:7.1f} {last.relative_error:8.1e} "
         f"{last.least_cosine:9.6f} {last.peak_megabytes:6.0f}"
     )
-
-
-def summarise(results: list[Result], audio_seconds: float, operations: float | None, peaks: dict[str, float]) -> None:
-    """Fill in what the passes come to."""
-    bare = results[0]
-    alone = {r.precision: r for r in results[1:] if r.kind == "bare"}
-    for result in results:
-        if result.failed or not result.passes:
-            continue
-        seconds = median([p.seconds for p in later(result)])
-        result.first_times_real_time = audio_seconds / result.passes[0].seconds
-        result.times_real_time = audio_seconds / seconds
-        result.of_bare = ratio(result, bare)
-        if result.kind == "ours" and result.precision in alone:
-            result.of_alone = ratio(result, alone[result.precision])
-        if operations:
-            result.of_peak = operations / seconds / peaks[result.precision]
-        busy = [p.report["gpu_busy_seconds"] / p.seconds for p in later(result) if p.report.get("gpu_busy_seconds")]
-        result.gpu_idle = 1 - median(busy) if busy else None
-
-
-def later(result: Result) -> list[Pass]:
-    """The passes after the first; the first where there are no others."""
-    return result.passes[1:] or result.passes
-
-
-def ratio(result: Result, other: Result) -> float | None:
-    """The median over the rounds of the time of one over that of the other in the same round."""
-    if other.failed or not other.passes:
-        return None
-    return median([a.seconds / b.seconds for a, b in zip(later(result), later(other), strict=True)])
-
-
-def median(values: list[float]) -> float:
-    """The median."""
-    return statistics.median(values)
 
 
 def device_name(device: str) -> str:

@@ -107,11 +107,12 @@ def _run(folder: Path, reference: Path) -> Pass:
 def _compare(finished: Finished, job: Job, reference: Path) -> tuple[float, float]:
     """The relative error and the least frame cosine of what was stored."""
     if not reference.exists():
-        np.savez(reference, **{audio.id: finished.stored(audio.id) for audio in job.utterances})
+        features: dict[str, Any] = {audio.id: finished.stored(audio.id) for audio in job.utterances}
+        np.savez(reference, **features)
     difference, norm, least = 0.0, 0.0, 1.0
-    with np.load(reference) as features:
+    with np.load(reference) as kept:
         for audio in job.utterances:
-            due, found = (values.astype(np.float64) for values in (features[audio.id], finished.stored(audio.id)))
+            due, found = (values.astype(np.float64) for values in (kept[audio.id], finished.stored(audio.id)))
             if abs(len(due) - len(found)) > 1:  # lhotse wants a frame more than there are
                 raise FailedError(f"{audio.id} has {len(found)} frames where {len(due)} are due")
             frames = min(len(due), len(found))

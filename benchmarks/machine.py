@@ -29,7 +29,7 @@ def machine(packages: Iterable[str]) -> dict[str, Any]:
 def processor() -> str:
     """The name of the processor, and what it has for matrices."""
     with open("/proc/cpuinfo") as file:
-        fields = dict(map(str.strip, line.split(":", 1)) for line in file if ":" in line)
+        fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in file)}
     flags = set(fields.get("flags", "").split())
     wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     return f"{fields.get('model name', platform.processor())} ({', '.join(wide)})"

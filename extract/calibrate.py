@@ -11,6 +11,7 @@ import numpy as np
 from encodeonce.extract.audio import AudioError, decode
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.encode import BatchEncoder
+from encodeonce.extract.pipeline import in_threads, limit_threads
 from encodeonce.extract.run import Run
 from encodeonce.store.layout import Output
 
@@ -44,14 +45,13 @@ def times_real_time(
         outputs: what the encoder gives.
         groups: the ids of each batch of the run.
     """
-    import torch
-
-    work, encoder = run.work(), run.load(outputs)
+    work = run.work()
+    encoder = in_threads(work.threads, lambda: run.load(outputs))
     encoders = min(work.encoders, len(groups))
     waiting = deque(groups[i] for i in spread(len(groups)))
     trial = _Trial(run, encoder, outputs, utterances)
     first = waiting[0]
-    with ThreadPoolExecutor(encoders, "calibrate", torch.set_num_threads, (work.threads,)) as pool:
+    with ThreadPoolExecutor(encoders, "calibrate", limit_threads, (work.threads, work.device)) as pool:
         spent = list(pool.map(lambda _: trial.work(first, waiting), range(encoders)))
     audio = sum(thread.audio for thread in spent)
     if not audio:
@@ -94,7 +94,11 @@ class _Trial:
                 continue
         ready = time.perf_counter()
         if audio:
-            self.encoder.begin(audio, self.outputs).stored()
+            pending = self.encoder.begin(audio, self.outputs)
+            given = time.perf_counter()
+            pending.stored()
             spent.audio += sum(map(len, audio)) / rate
             spent.decode += ready - begun
-            spent.encode += time.perf_counter() - ready
+            # A run gives a batch to a device that works by itself while that is at the one before.
+            alone = max(given - ready, pending.seconds())
+            spent.encode += alone if pending.in_flight else time.perf_counter() - ready

@@ -12,11 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from encodeonce.extract.encoders.base import sound
 from encodeonce.store.derive.chain import Stored
 from encodeonce.store.layout import Output
 from encodeonce.store.quantize import NotStorableError, decibels, keep, refusal
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
+
+
+def use(device: str) -> None:
+    """Make a GPU the calling thread's own. Else that is the first, on which leaving a stream of another takes memory."""
+    if torch.device(device).index is not None:
+        torch.cuda.set_device(device)
 
 
 class Device:
@@ -28,9 +35,18 @@ class Device:
         self._up = torch.cuda.Stream(self.device) if self.cuda else None
         self._down = torch.cuda.Stream(self.device) if self.cuda else None
 
-    def room(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Memory of the host from which, and to which, the device copies by itself."""
-        return torch.zeros(shape, dtype=dtype, pin_memory=self.cuda)
+    @property
+    def by_itself(self) -> bool:
+        """Whether it goes on with what it was given beside the thread that gave it."""
+        return self.cuda
+
+    def pad(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        """`[B, S]` float32, padded with zeros, in memory of the host from which the device copies by itself."""
+        padded = torch.empty((len(arrays), max(map(len, arrays))), pin_memory=self.cuda)
+        for row, x in zip(padded.numpy(), arrays, strict=True):
+            row[: len(x)] = x
+            row[len(x) :] = 0
+        return padded
 
     def upload(self, host: torch.Tensor) -> torch.Tensor:
         """The tensor on the device; work that is given to the device from here on finds it there."""
@@ -54,7 +70,7 @@ class Device:
                 host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
                 here.append(host.copy_(tensor, non_blocking=True))
                 tensor.record_stream(self._down)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event(blocking=True)  # who waits for it leaves the core to those that decode
             event.record(self._down)
         return here, event
 
@@ -81,7 +97,8 @@ class Packed:
     """One output of all utterances of a batch, one after the other, on the device.
 
     Values `[N, D]` as stored; the affine of int8 `[B, 2, D]`; and by frame `[N, 3]` float64 the sums of x^2 and of
-    (x - stored)^2, and the greatest |x|: neither sum is finite where a value is not, or does not fit.
+    (x - stored)^2, and the greatest |x|. Where a value is not finite, or does not fit, the second sum is not finite
+    either, or the affine of int8.
     """
 
     values: torch.Tensor
@@ -101,8 +118,8 @@ def pack(frames: Sequence[torch.Tensor], output: Output) -> Packed:
         )  # by a plain number CUDA multiplies with its reciprocal instead
         offset = low + 128 * scale
         affine = torch.stack([scale, offset], 1)
-        counts = torch.tensor([len(x) for x in frames])
-        of = torch.repeat_interleave(counts).to(values.device, non_blocking=True)
+        counts = torch.tensor([len(x) for x in frames], pin_memory=values.is_cuda).to(values.device, non_blocking=True)
+        of = torch.repeat_interleave(counts, output_size=len(values))
         scales, offsets = scale[of], offset[of]
         steps = torch.where(scales > 0, scales, 1.0)
         levels = ((values - offsets) / steps).round().clamp(-128, 127)
@@ -163,20 +180,25 @@ class InFlight:
                 affine = arrays[2][i] if output.dtype == "int8" else None
                 found.append(_stored(arrays[0][span], affine, arrays[1][span], output))
             else:
-                try:
-                    found.append(keep(arrays[0][span], output))
-                except NotStorableError as error:
-                    found.append(error)
+                found.append(kept_or_refused(arrays[0][span], output))
         return found
+
+
+def kept_or_refused(values: np.ndarray, output: Output) -> Stored | NotStorableError:
+    """What is to be stored of one utterance's values, or why it cannot be."""
+    try:
+        if output.dtype == "uint16" and not sound(values):
+            raise refusal(output, math.nan)
+        return keep(values, output)
+    except NotStorableError as error:
+        return error
 
 
 def _stored(
     values: np.ndarray, affine: np.ndarray | None, sums: np.ndarray, output: Output
 ) -> Stored | NotStorableError:
     signal, noise = (float(total) for total in sums[:, :2].sum(0))
-    greatest = float(sums[:, 2].max())
-    if output.dtype == "float32" and math.isfinite(greatest):
-        return values, None, math.inf
-    if math.isfinite(signal) and math.isfinite(noise):
+    fits = math.isfinite(noise) if affine is None else np.isfinite(affine).all()
+    if fits:
         return values, affine, decibels(signal, noise)
-    return refusal(output, greatest)
+    return refusal(output, float(sums[:, 2].max()))

@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from encodeonce.extract.batching import Cutting, Window, windows
-from encodeonce.extract.device import Device, InFlight
-from encodeonce.extract.encoders.base import Encoder, LoadedEncoder
+from encodeonce.extract.device import Device, InFlight, kept_or_refused
+from encodeonce.extract.encoders.base import Encoder, LoadedEncoder, sound
 from encodeonce.store.derive.chain import Stored
 from encodeonce.store.layout import Output
-from encodeonce.store.quantize import NotStorableError, keep
+from encodeonce.store.quantize import NotStorableError
 
 Kept = dict[str, Stored | NotStorableError]
 """What is to be stored of an utterance, or why it cannot be, by output."""
@@ -72,20 +72,16 @@ class BatchEncoder:
 
         Frames that are not finite even in float32 come back as they are: the caller refuses them.
         """
-        frames = _on_host(self._frames(self.loaded, audio))
-        if self.precision != "float32" and not all(np.isfinite(v).all() for f in frames for v in f.values()):
-            frames = self._again(audio)
-        return frames
+        return self._or_again(_on_host(self._frames(self.loaded, audio)[0]), audio)
 
     def begin(self, audio: Sequence[np.ndarray], outputs: Sequence[Output]) -> Pending:
         """Begin to encode a batch for some outputs. On CUDA the device goes on by itself; else it is done on return."""
-        if not self._device.cuda:
-            return OnHost(self.encode(audio), outputs)
         with torch.inference_mode():
-            begun = self._device.mark()
-            return _Checked(
-                self, audio, outputs, InFlight(self._device, self._frames(self.loaded, audio), outputs, begun)
-            )
+            frames, begun = self._frames(self.loaded, audio)
+            there = all(v.device.type == self._device.device.type for f in frames for v in f.values())
+            if self._device.by_itself and there:
+                return _Checked(self, audio, outputs, InFlight(self._device, frames, outputs, begun))
+        return OnHost(self._or_again(_on_host(frames), audio), outputs)
 
     def take_again(self) -> int:
         """How many were encoded again since this was asked last."""
@@ -93,14 +89,24 @@ class BatchEncoder:
             again, self.again = self.again, 0
         return again
 
+    def _or_again(
+        self, frames: list[dict[str, np.ndarray]], audio: Sequence[np.ndarray]
+    ) -> list[dict[str, np.ndarray]]:
+        """The frames of a batch; encoded again where a low precision made NaN or infinity."""
+        if self.precision == "float32" or all(sound(v) for f in frames for v in f.values()):
+            return frames
+        return self._again(audio)
+
     def _again(self, audio: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         with self._loading:
             self._float32 = self._float32 or self.load_float32()
             self.again += len(audio)
-        return _on_host(self._frames(self._float32, audio))
+        return _on_host(self._frames(self._float32, audio)[0])
 
-    def _frames(self, loaded: LoadedEncoder, audio: Sequence[np.ndarray]) -> list[dict[str, torch.Tensor]]:
-        """The frames of each utterance where the encoder left them."""
+    def _frames(
+        self, loaded: LoadedEncoder, audio: Sequence[np.ndarray]
+    ) -> "tuple[list[dict[str, torch.Tensor]], torch.cuda.Event | float]":
+        """The frames of each utterance where the encoder left them, and a mark of when it began: the audio was there."""
         rate = self.encoder.sample_rate
         cut, context = int(self.cutting.cut_seconds * rate), int(self.cutting.context_seconds * rate)
         hop, field_ = self.encoder.samples_per_frame, self.encoder.receptive_field
@@ -109,12 +115,17 @@ class BatchEncoder:
         else:
             pieces = [(i, w) for i, x in enumerate(audio) for w in windows(len(x), hop, field_, cut, context)]
         parts: list[dict[str, list[torch.Tensor]]] = [{} for _ in audio]
+        begun = None
         for group in self._groups(pieces, len(audio)):
             arrays = [audio[i][w.start : w.stop] for i, w in group]
-            for (i, window), frames in zip(group, self._forward(loaded, arrays), strict=True):
+            padded = self._device.pad(arrays)
+            padded = self._device.upload(padded) if loaded.on_device else padded
+            begun = begun or self._device.mark()
+            for (i, window), frames in zip(group, self._forward(loaded, padded, arrays), strict=True):
                 for name, values in frames.items():
                     parts[i].setdefault(name, []).append(values[window.first : window.last])
-        return [{name: torch.cat(v) if len(v) > 1 else v[0] for name, v in p.items()} for p in parts]
+        joined = [{name: torch.cat(v) if len(v) > 1 else v[0] for name, v in p.items()} for p in parts]
+        return joined, begun or self._device.mark()
 
     def _groups(self, pieces: list[tuple[int, Window]], most: int) -> list[list[tuple[int, Window]]]:
         """The pieces in runs that may share a forward pass, at most as many as there are utterances in the batch."""
@@ -129,13 +140,12 @@ class BatchEncoder:
             groups.append([piece])
         return groups
 
-    def _forward(self, loaded: LoadedEncoder, arrays: Sequence[np.ndarray]) -> list[dict[str, torch.Tensor]]:
+    def _forward(
+        self, loaded: LoadedEncoder, padded: torch.Tensor, arrays: Sequence[np.ndarray]
+    ) -> list[dict[str, torch.Tensor]]:
         lengths = [len(x) for x in arrays]
-        padded = self._device.room((len(arrays), max(lengths)))
-        for row, x in zip(padded, arrays, strict=True):
-            row[: len(x)] = torch.from_numpy(x)
         counts = [self.encoder.frames(n) for n in lengths]
-        outputs = loaded.forward(self._device.upload(padded) if loaded.on_device else padded, lengths)
+        outputs = loaded.forward(padded, lengths)
         for name, values in outputs.items():
             if values.shape[1] < max(counts):
                 raise RuntimeError(f"{name}: the encoder gave {values.shape[1]} frames where {max(counts)} were due")
@@ -169,10 +179,4 @@ def _on_host(frames: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, np.
 
 
 def _kept(frames: Mapping[str, np.ndarray], outputs: Sequence[Output]) -> Kept:
-    found: Kept = {}
-    for output in outputs:
-        try:
-            found[output.name] = keep(frames[output.what], output)
-        except NotStorableError as error:
-            found[output.name] = error
-    return found
+    return {output.name: kept_or_refused(frames[output.what], output) for output in outputs}

@@ -26,6 +26,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def gpu(device: str) -> dict[str, str | int | None]:
+    """A CUDA device's model, and the versions of what computes on it."""
+    import torch
+
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
 def processor() -> str:
     """The processor's model, as Linux names it; else what Python knows of it."""
     with suppress(OSError):

@@ -19,8 +19,9 @@ import numpy as np
 from encodeonce.extract.audio import AudioError, decode
 from encodeonce.extract.batching import batches
 from encodeonce.extract.copies import Copies
+from encodeonce.extract.device import use
 from encodeonce.extract.encode import BatchEncoder, Kept, Pending
-from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.extract.encoders.base import EncoderError, first_line
 from encodeonce.extract.stages import WRITERS, Stages, Work
 from encodeonce.extract.survey import describe
 from encodeonce.extract.tasks import Fates, Ground, ShardResult, ShardTask, Spool
@@ -79,11 +80,12 @@ class Outcome:
                 outputs[name] = spool.keep(values), affine, noise
 
 
-def limit_threads(threads: int) -> None:
-    """Let torch compute with so many threads in the calling thread."""
+def limit_threads(threads: int, device: str = "cpu") -> None:
+    """Let torch compute with so many threads in the calling thread, and on a device of its own."""
     import torch
 
     torch.set_num_threads(threads)
+    use(device)
 
 
 def in_threads(threads: int, function: Callable[[], Loaded]) -> Loaded:
@@ -127,9 +129,12 @@ class Pipeline:
 
     def run(self, tasks: Iterable[ShardTask]) -> None:
         """Make every shard. The first error of any stage ends the run; shards delivered before it stand."""
+        use(self.work.device)  # which this thread waits for
         with (
             ThreadPoolExecutor(self.work.decoders, "decode", lambda: limit_threads(1)) as decoders,
-            ThreadPoolExecutor(self.work.encoders, "encode", lambda: limit_threads(self.work.threads)) as encoders,
+            ThreadPoolExecutor(
+                self.work.encoders, "encode", limit_threads, (self.work.threads, self.work.device)
+            ) as encoders,
             ThreadPoolExecutor(WRITERS, "write") as writers,
         ):
             encoding: deque[tuple[Batch, Future[Callable[[], Outcome]]]] = deque()
@@ -255,7 +260,7 @@ class Pipeline:
         seconds = sum(place.samples for place in places) / self.encoder.sample_rate
         return EncoderError(
             f"{self.encoder.name} failed on a batch of {len(places)} utterances, {seconds:.0f} s, among them "
-            f"{places[0].id!r}: {str(error).splitlines()[0]}; try a smaller --batch-seconds"
+            f"{places[0].id!r}: {first_line(error)}; try a smaller --batch-seconds"
         )
 
     def _spool_of(self, result: ShardResult) -> Spool:

@@ -14,9 +14,9 @@ from encodeonce.extract.batching import Cutting
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora import list_corpus
 from encodeonce.extract.corpora.base import Utterance
-from encodeonce.extract.encoders.base import Encoder
+from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder, first_line
 from encodeonce.extract.encoders.registry import find_encoder
-from encodeonce.extract.made import processor, versions
+from encodeonce.extract.made import gpu, processor, versions
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.ranks import local_rank
 from encodeonce.extract.request import Request, RequestError, asked_member, check_request
@@ -199,15 +199,17 @@ class Run:
         """How the run is spread over a process, which shares the machine with others, or its cores with other threads (`alone`).
 
         On a CPU a thread of the encoder computes on one core: on two cores that is as fast as two cores on one batch, it
-        does not stall when another process wants a core, and the features do not depend on how many cores there are.
+        does not stall when another process wants a core, and the features do not depend on how many cores there are. The
+        thread that feeds a GPU has one too: several would wait for each other, and for the cores that decode.
         """
         import torch
 
         cores = 1 if alone else max(1, torch.get_num_threads() // sharing)
-        one = self.find_device().startswith("cuda") or not self.encoder.parallel
-        encoders = 1 if one else min(cores, MOST_ENCODERS)
-        threads = 1 if self.encoder.one_thread else max(1, cores // encoders)
-        return Work(1 if alone else max(1, self.workers // sharing), encoders, threads)
+        device = self.find_device()
+        cuda = device.startswith("cuda")
+        encoders = 1 if cuda or not self.encoder.parallel else min(cores, MOST_ENCODERS)
+        threads = 1 if cuda or self.encoder.one_thread else max(1, cores // encoders)
+        return Work(1 if alone else max(1, self.workers // sharing), encoders, threads, device)
 
     def made(self, work: Work) -> dict[str, Any]:
         """With what shards are made, for their commit records."""
@@ -217,6 +219,7 @@ class Run:
             "batch_seconds": self.batch_seconds(),
             "machine": platform.machine(),
             "processor": processor(),
+            **(gpu(work.device) if work.device.startswith("cuda") else {}),
             **versions(),
         }
 
@@ -245,17 +248,29 @@ class Run:
         return list_corpus(self.request.data, self.request.splits[0], self.request.corpus).utterances
 
     def load_in(self, precision: str, outputs: Sequence[Output]) -> "BatchEncoder":
-        """Load the encoder in a precision, unchecked."""
+        """Load the encoder in a precision, unchecked.
+
+        Raises:
+            EncoderError: it cannot be loaded.
+        """
         import torch
+        from encodeonce.extract.device import use
         from encodeonce.extract.encode import BatchEncoder
 
         device = self.find_device()
-        torch.backends.cudnn.allow_tf32 = False  # what is called float32 is computed so, on a GPU as on a CPU
-        return BatchEncoder(
-            self.encoder,
-            self.encoder.load(device, precision, outputs),
-            self.cutting,
-            precision,
-            lambda: self.encoder.load(device, "float32", outputs),
-            device,
-        )
+        use(device)
+        # What is called float32 is computed so, on a GPU as on a CPU, and what is summed in 16 bits is summed in float32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+        def load(precision: str) -> LoadedEncoder:
+            try:
+                return self.encoder.load(device, precision, outputs)
+            except RuntimeError as error:  # a GPU's memory is full, as a rule
+                raise EncoderError(
+                    f"{self.encoder.name} cannot be loaded on {device}: {first_line(error)}; "
+                    f"free its memory, or take another --device"
+                ) from error
+
+        return BatchEncoder(self.encoder, load(precision), self.cutting, precision, lambda: load("float32"), device)

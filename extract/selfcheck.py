@@ -1,7 +1,8 @@
 """What a run computes, held against float32 and one utterance at a time: the choice of a precision, and the check before a run."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from encodeonce.extract.batching import batches
 from encodeonce.extract.corpora.base import Utterance
-from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder
+from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder, first_line, sound
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.sample import SAMPLE_SECONDS, sample_of
 from encodeonce.store.layout import Output
+from encodeonce.store.quantize import NotStorableError
 
 if TYPE_CHECKING:
     from encodeonce.extract.encode import BatchEncoder
+    from encodeonce.store.derive.chain import Stored
 
 EQUAL_FRAME = 1e-4
 """Latents of a codec are equal within this relative error, or they are sums of other vectors."""
@@ -115,20 +118,13 @@ def check(batch: "BatchEncoder", float32: LoadedEncoder, sample: Sequence[np.nda
     """
     # Both as float32, for which nothing is encoded again: what is not finite has to be seen here.
     own, exact = replace(batch, precision="float32"), replace(batch, loaded=float32, precision="float32")
-    encoder, count = batch.encoder, len(sample)
-    groups = batches([max(len(x), encoder.pads_to) for x in sample], batch_samples, encoder.mixes_lengths)
-    found: list[dict[str, np.ndarray]] = [{}] * count
-    try:
-        for group in groups:
+    found: list[dict[str, np.ndarray]] = [{}] * len(sample)
+    with _failing_plainly(batch, len(sample)):
+        for group in _groups(batch, sample, batch_samples):
             for i, frames in zip(group, own.encode([sample[i] for i in group]), strict=True):
                 found[i] = frames
         expected = [exact.encode([x])[0] for x in sample]
-    except RuntimeError as error:
-        raise EncoderError(
-            f"{encoder.name} in {batch.precision} failed on a sample of {count} utterances before the run: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    usable = [i for i, e in enumerate(expected) if all(np.isfinite(values).all() for values in e.values())]
+    usable = [i for i, e in enumerate(expected) if all(sound(values) for values in e.values())]
     outputs = {
         what: agreement([found[i][what] for i in usable], [expected[i][what] for i in usable], what)
         for what in expected[0]
@@ -136,11 +132,67 @@ def check(batch: "BatchEncoder", float32: LoadedEncoder, sample: Sequence[np.nda
     return Check(batch.precision, len(usable), outputs)
 
 
+def check_handover(
+    batch: "BatchEncoder", outputs: Sequence[Output], sample: Sequence[np.ndarray], batch_samples: int
+) -> None:
+    """Hold what a device that works by itself hands over, twice, against the frames themselves: stored alike, bit for bit.
+
+    The batches of the sample are all under way before the first is waited for.
+
+    Raises:
+        EncoderError: it is something else, or cannot be had.
+    """
+    from encodeonce.extract.device import kept_or_refused
+
+    own = replace(batch, precision="float32")
+    groups = [[sample[i] for i in group] for group in _groups(batch, sample, batch_samples)]
+    with _failing_plainly(batch, len(sample)):
+        under_way = [own.begin(audio, outputs) for audio in groups for _ in range(2)]
+        if not any(pending.in_flight for pending in under_way):
+            return
+        expected = [frames for audio in groups for _ in range(2) for frames in own.encode(audio)]
+        found = [kept for pending in under_way for kept in pending.stored()]
+    for frames, kept in zip(expected, found, strict=True):
+        for output in outputs:
+            if not _same(kept[output.name], kept_or_refused(frames[output.what], output)):
+                raise EncoderError(
+                    f"{batch.encoder.name} in {batch.precision} on {batch.device}: {output.name} of a sample is stored as "
+                    f"other values than were computed; please report it, and take --device cpu"
+                )
+
+
+def _same(found: "Stored | NotStorableError", expected: "Stored | NotStorableError") -> bool:
+    if isinstance(found, NotStorableError) or isinstance(expected, NotStorableError):
+        return str(found) == str(expected)
+    # Not the ratio: its sums are made in another order.
+    return all(
+        np.array_equal(own, other) if own is not None and other is not None else own is other
+        for own, other in zip(found[:2], expected[:2], strict=True)
+    )
+
+
+def _groups(batch: "BatchEncoder", sample: Sequence[np.ndarray], batch_samples: int) -> list[list[int]]:
+    """The sample in batches, as the run makes them."""
+    encoder = batch.encoder
+    return batches([max(len(x), encoder.pads_to) for x in sample], batch_samples, encoder.mixes_lengths)
+
+
+@contextmanager
+def _failing_plainly(batch: "BatchEncoder", utterances: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise EncoderError(
+            f"{batch.encoder.name} in {batch.precision} failed on a sample of {utterances} utterances before the run: "
+            f"{first_line(error)}; try a smaller --batch-seconds"
+        ) from error
+
+
 def agreement(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], what: str) -> Agreement:
     """How the frames `[T, D]` of some utterances agree with what they should be, finite themselves."""
     if not found:
         return Agreement()
-    if not all(np.isfinite(values).all() for values in found):
+    if not all(sound(values) for values in found):
         return Agreement(math.nan, math.nan, math.nan)
     if np.issubdtype(expected[0].dtype, np.integer):
         same = [(f == e).ravel() for f, e in zip(found, expected, strict=True)]
@@ -224,6 +276,7 @@ class SelfCheck:
         self.run = run
         self._sample: list[np.ndarray] = []
         self._chosen = ""
+        self._compared: set[tuple[str, frozenset[str]]] = set()
         self._done: set[tuple[str, frozenset[str]]] = set()
 
     def choose(self, offered: Sequence[str], outputs: Sequence[Output]) -> str:
@@ -240,7 +293,11 @@ class SelfCheck:
                 f"(least cosine needed: {FAITHFUL.cosine})"
             )
             if self._chosen != "float32":
-                self._done.add(_about(self._chosen, outputs))
+                self._compared.add(_about(self._chosen, outputs))
+            if run.find_device().startswith("cuda"):
+                import torch
+
+                torch.cuda.empty_cache()  # another process may be what encodes on this device
         return self._chosen
 
     def make(self, encoder: "BatchEncoder", outputs: Sequence[Output]) -> None:
@@ -250,13 +307,16 @@ class SelfCheck:
             EncoderError: it is not what it should be.
         """
         run, device, precision = self.run, self.run.find_device(), encoder.precision
-        if _about(precision, outputs) in self._done or not checks_itself(device, precision):
+        about = _about(precision, outputs)
+        if about in self._done or not checks_itself(device, precision):
             return
-        float32 = encoder.loaded if precision == "float32" else encoder.load_float32()
-        found = check(encoder, float32, self.sample(), run.batch_samples())
-        require(found, run.encoder.name, device)
-        run.progress.say(f"Checked {run.encoder.name} in {precision} on {found.utterances} utterances: {found}")
-        self._done.add(_about(precision, outputs))
+        if about not in self._compared:
+            float32 = encoder.loaded if precision == "float32" else encoder.load_float32()
+            found = check(encoder, float32, self.sample(), run.batch_samples())
+            require(found, run.encoder.name, device)
+            run.progress.say(f"Checked {run.encoder.name} in {precision} on {found.utterances} utterances: {found}")
+        check_handover(encoder, outputs, self.sample(), run.batch_samples())
+        self._done.add(about)
 
     def sample(self) -> list[np.ndarray]:
         """What checks are made with; see `sample_of`."""

@@ -17,11 +17,13 @@ WAITS = ("wait_for_audio", "wait_for_device", "wait_for_disk", "load")
 
 @dataclass(frozen=True)
 class Work:
-    """How a run is spread over a process: threads that decode, threads that encode, and the threads of torch in each of these."""
+    """How a run is spread over a process: threads that decode, threads that encode, and the threads of torch in each of these;
+    and the device that they encode on."""
 
     decoders: int
     encoders: int
     threads: int
+    device: str = "cpu"
 
     @property
     def stage_threads(self) -> dict[str, int]:

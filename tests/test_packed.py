@@ -145,6 +145,12 @@ def test_attention_by_variable_lengths_is_told_where_utterances_end(folder_of, f
     assert max(errors(found, [reference(model, x) for x in AUDIO])) < 1e-5
 
 
+@pytest.mark.parametrize(("width", "variable"), [(8, True), (64, True), (256, True), (12, False), (264, False)])
+def test_the_kernel_for_variable_lengths_takes_some_widths_of_heads(width, variable):
+    assert Computing(CPU, torch.float16, variable=True).attending(width).variable is variable
+    assert Computing(CPU, torch.float16).attending(width).variable is False
+
+
 @pytest.mark.parametrize(
     "computing", [BEST, JOINED, Computing.best("cpu", "bfloat16")], ids=["best", "joined", "bfloat16"]
 )

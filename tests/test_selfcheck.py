@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from encodeonce.extract import selfcheck
 from encodeonce.extract.batching import Cutting
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora.base import Utterance
+from encodeonce.extract.device import Device
 from encodeonce.extract.encode import BatchEncoder
 from encodeonce.extract.encoders.base import EncoderError, LoadedEncoder
 from encodeonce.extract.encoders.registry import find_encoder
@@ -157,9 +159,9 @@ def test_codes_are_judged_by_how_many_are_equal():
     moved = frames.copy()
     moved[:3] += 0.01
     assert selfcheck.agreement([moved], [frames], "latents[0-7]").equal == 497 / 500
-    # units of frames that are not finite come as NaN
-    units = codes.astype(np.float32)
-    units[7] = np.nan
+    # units of frames that are not finite are -1
+    units = codes.copy()
+    units[7] = -1
     assert not selfcheck.agreement([units], [codes], "units").keeps(selfcheck.SOUND)
 
 
@@ -170,6 +172,56 @@ def test_what_float32_cannot_compute_either_is_no_fault_of_16_bits(checkpoints, 
     assert found.utterances == 0
     selfcheck.require(found, "small", "cuda")
     assert "float32 itself" in str(found)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_what_a_device_hands_over_by_itself_has_to_be_what_it_computed(dtype, checkpoints, tmp_path, monkeypatch):
+    batch = loader(checkpoints.folder("hubert-base"), tmp_path)("bfloat16")
+    outputs, sample = batch.encoder.outputs("last", dtype), noise_of(*LENGTHS)
+    waits_for_nothing = Device.download
+
+    def too_early(device: Device, tensors: Sequence[torch.Tensor]) -> Any:
+        here, event = waits_for_nothing(device, tensors)
+        here[0][-1, 0] += 1
+        return here, event
+
+    monkeypatch.setattr(Device, "download", too_early)
+    selfcheck.check_handover(batch, outputs, sample, WHOLE_SAMPLE)  # nothing works by itself here
+    monkeypatch.setattr(Device, "by_itself", True)
+    with pytest.raises(EncoderError, match=r"in bfloat16 on cpu: .* other values than were computed; .*--device cpu"):
+        selfcheck.check_handover(batch, outputs, sample, WHOLE_SAMPLE)
+    monkeypatch.setattr(Device, "download", waits_for_nothing)
+    selfcheck.check_handover(batch, outputs, sample, WHOLE_SAMPLE)
+    broken = dataclasses.replace(batch, loaded=Wrong(batch.loaded, nan))  # refused in both forms
+    selfcheck.check_handover(broken, outputs, sample, WHOLE_SAMPLE)
+
+
+def test_a_run_on_a_device_that_works_by_itself_stores_the_same(on_gpu_rules, data, tmp_path, checkpoints, monkeypatch):
+    options, folder = ["--precision", "float32", "--batch-seconds", "3"], str(checkpoints.folder("hubert-base"))
+    assert extract(data, "dev", tmp_path / "s", *options, encoder=folder).status == 0
+    monkeypatch.setattr(Device, "by_itself", True)
+    assert extract(data, "dev", tmp_path / "t", *options, encoder=folder).status == 0
+    arrays = [
+        {p.relative_to(root): p.read_bytes() for p in root.rglob("c/*/*")} for root in (tmp_path / "s", tmp_path / "t")
+    ]
+    assert arrays[0]
+    assert arrays[0] == arrays[1]
+
+
+def out_of_memory(*about: object) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore of it")
+
+
+def test_full_memory_is_a_line_with_a_way_out(on_gpu_rules, data, tmp_path, checkpoints, monkeypatch):
+    right = loader(checkpoints.folder("hubert-base"), tmp_path)("float32")
+    full = dataclasses.replace(right, loaded=Wrong(right.loaded, out_of_memory))
+    with pytest.raises(EncoderError, match=r"Tried to allocate 2 GiB\.; try a smaller --batch-seconds$"):
+        selfcheck.check(full, right.loaded, noise_of(0.5), WHOLE_SAMPLE)
+    monkeypatch.setattr(type(right.encoder), "load", out_of_memory)
+    done = extract(data, "dev", tmp_path / "s", encoder=str(checkpoints.folder("hubert-base")))
+    assert done.status == 2
+    assert "cannot be loaded on cpu: CUDA out of memory. Tried to allocate 2 GiB.; free its memory, or take" in done.err
+    assert "More of it" not in done.err
 
 
 def test_silence_is_no_difference():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import FAMILIES
@@ -124,8 +125,9 @@ def test_a_dask_worker_killed_in_the_middle_changes_nothing(data, hubert, tmp_pa
 def test_a_dask_worker_that_does_not_see_the_audio_fails_nothing_but_the_run():
     utterances = {name: Utterance(name, Path("/not/here") / name) for name in ("a", "b")}
     task = ShardTask(0, 0, (), utterances, (), {})
+    nothing: Any = None
     with pytest.raises(EncoderError, match=r"does not see /not/here/b, which is there for the run"):
-        cluster.make(None, task, None, unseen=frozenset({"a"}))
+        cluster.make(nothing, task, nothing, unseen=frozenset({"a"}))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def sound(values: np.ndarray) -> bool:
+    """Whether an encoder made all of these: features that are finite, codes and units that are not negative."""
+    return bool((values >= 0).all() if values.dtype.kind == "i" else np.isfinite(values).all())
+
+
 class Encoder(ABC):
     """A frozen speech encoder, known by its files; nothing is loaded before `load`.
 
@@ -106,7 +111,7 @@ class LoadedEncoder(ABC):
     def forward(self, audio: "torch.Tensor", lengths: Sequence[int]) -> "dict[str, torch.Tensor]":
         """Encode a batch `[B, S]` float32, zero-padded, of `lengths` samples: `[B, T, D]` on the device, by `Output.what`.
 
-        Features are float32, codes and units int64. Frames past an utterance's own are of no meaning.
+        Features are float32, codes and units int64, -1 where there is none. Frames past an utterance's own are of no meaning.
         """
 
     def codebooks(self, output: Output) -> "Codebooks | None":

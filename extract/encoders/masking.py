@@ -14,7 +14,9 @@ from torch import nn
 
 def frame_mask(lengths: Sequence[int], frames: int, device: torch.device) -> torch.Tensor:
     """`[B, frames]` bool, true on the first `lengths[b]` frames."""
-    return torch.arange(frames, device=device) < torch.tensor(lengths, device=device)[:, None]
+    # From pinned memory, or the device would be waited for.
+    valid = torch.tensor(lengths, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    return torch.arange(frames, device=device) < valid[:, None]
 
 
 class PerThread(threading.local):

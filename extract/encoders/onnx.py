@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from encodeonce.extract.cache import FileCache
-from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder, single_output
+from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder, first_line, single_output
 from encodeonce.extract.encoders.weights import file_digest
 from encodeonce.store.identity import fingerprint
 from encodeonce.store.layout import Output
@@ -103,15 +103,17 @@ def open_session(path: Path, device: str, threads: int = 1) -> Any:
     except ImportError as error:
         raise EncoderError(f"onnx:{path.name} needs onnxruntime: pip install 'encodeonce[onnx]'") from error
     onnxruntime.set_default_logger_severity(3)
-    providers = (
-        ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.startswith("cuda") else ["CPUExecutionProvider"]
-    )
+    providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
+    if cuda := device.startswith("cuda"):
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
-        raise EncoderError(f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0]}") from error
+        raise EncoderError(f"{path} cannot be opened by onnxruntime: {first_line(error)}") from error
+    if cuda and "CUDAExecutionProvider" not in session.get_providers():
+        raise EncoderError("this onnxruntime has no CUDA; pip install onnxruntime-gpu, or take --device cpu")
     inputs = [entry.name for entry in session.get_inputs()]
     outputs = [entry.name for entry in session.get_outputs()]
     if not {"input_values"} <= set(inputs) <= {"input_values", "attention_mask"} or "last_hidden_state" not in outputs:

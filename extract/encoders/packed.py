@@ -78,7 +78,7 @@ class PackedModel:
     """
 
     def __init__(self, model: Any, layers: int, final: bool, computing: Computing) -> None:
-        self.computing = computing
+        self.computing = computing = computing.attending(model.config.hidden_size // model.config.num_attention_heads)
         first, *others = model.feature_extractor.conv_layers
         self.first = FirstConvolution(first.conv, getattr(first, "layer_norm", None), computing)
         self.others = [Convolution(c.conv, getattr(c, "layer_norm", None), computing) for c in others]

@@ -5,7 +5,7 @@ with the weights laid out once for them and GELU inside.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,8 @@ class Computing:
     Attributes:
         fused: through oneDNN's fused operators, on a CPU that has instructions for the precision.
         joined: the convolutions run over a batch at once, and not utterance by utterance.
-        variable: attention through FlashAttention's kernel for sequences of different lengths; for 16 bits on CUDA
-            alone, from compute capability 8.0.
+        variable: attention through FlashAttention's kernel for sequences of different lengths, where a head's width
+            allows (`attending`); for 16 bits on CUDA alone, from compute capability 8.0.
     """
 
     device: torch.device
@@ -44,6 +44,10 @@ class Computing:
             torch.bfloat16: torch.cpu._is_avx512_bf16_supported(),
         }
         return cls(where, dtype, fused=native.get(dtype, False) and torch.backends.mkldnn.is_available())
+
+    def attending(self, width: int) -> "Computing":
+        """The same for heads of some width: FlashAttention takes multiples of 8, up to 256."""
+        return self if width % 8 == 0 and width <= 256 else replace(self, variable=False)
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
         """Weights as they are computed with."""
@@ -129,7 +133,8 @@ class Positional:
     """A grouped convolution of odd or even kernel, padded with zeros at an utterance's ends, then GELU: as one batched product.
 
     A row of the product takes the frames that POSITIONS_AT_ONCE output frames see; its matrix holds the kernel as often, each
-    time a frame further down. The few zeros in it cost less than the copies that other forms take.
+    time a frame further down. On a CPU its few zeros cost less than the copies that other forms take; on CUDA bmm copies
+    the overlapping rows: for a batch of 320 s of the large models that is 1 GB in 16 bits.
     """
 
     def __init__(self, conv: nn.Conv1d, norm: nn.LayerNorm | None, computing: Computing) -> None:

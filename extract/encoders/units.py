@@ -149,8 +149,8 @@ class LoadedUnits(LoadedEncoder):
             features = self.base.forward(audio, lengths)[self.clustered].to(self.centres.device)
             units = nearest(features.flatten(0, 1), self.centres).view(*features.shape[:2], 1)
             finite = torch.isfinite(features).all(-1, keepdim=True)
-            # What has no nearest centre stays NaN, so that it is encoded again in float32, or refused.
-            return {self.what: units if finite.all() else units.float().where(finite, torch.nan)}
+            # What has no nearest centre is -1, so that it is encoded again in float32, or refused.
+            return {self.what: units.where(finite, -1)}
 
     def codebooks(self, output: Output) -> Codebooks:
         return self._codebooks

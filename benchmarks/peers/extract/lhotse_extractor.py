@@ -1,6 +1,5 @@
 """A lhotse FeatureExtractor around transformers, written as lhotse/features/ssl.py (S3PRLSSL) is; imports lhotse."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,7 +60,7 @@ class TransformersExtractor(FeatureExtractor):
             states = self.encode({"input_values": self.prepare([np.asarray(samples).reshape(-1)])["input_values"]})
         return self._as_long_as_lhotse_wants(states[0].cpu().numpy(), np.size(samples))
 
-    def extract_batch(self, samples: Sequence[Any], sampling_rate: int, lengths: Any = None) -> list[np.ndarray]:
+    def extract_batch(self, samples: Any, sampling_rate: int, lengths: Any = None) -> list[np.ndarray]:
         """Features of several utterances, padded as the checkpoint's preprocessor pads."""
         arrays = [np.asarray(array).reshape(-1) for array in samples]
         states = self.encode(self.prepare(arrays)).cpu().numpy()

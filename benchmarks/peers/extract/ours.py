@@ -3,33 +3,46 @@
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from peers.extract import PRECISIONS, Extract, Extractor, Finished, Job, read_audio
 
+if TYPE_CHECKING:
+    from encodeonce.extract.request import Request
+
+
+def request_of(job: Job, precision: str, folder: Path) -> "Request":
+    """What a run is asked for: float32 is stored, so that rounding is not among the errors."""
+    from encodeonce.extract.request import Request
+
+    return Request(
+        encoder=job.checkpoint,
+        splits=(job.split,),
+        data=job.data,
+        store=folder / "store",
+        dtype="float32",
+        precision=precision,
+        device=job.device,
+        limit=job.limit,
+    )
+
 
 def pipeline(precision: str, job: Job) -> Extract:
-    """extract_split into a new store, float32 so that rounding is not among the errors; its own pipeline_seconds."""
+    """extract_split into a new store; its own pipeline_seconds, which loading is no part of."""
     from encodeonce.extract.cache import FileCache
     from encodeonce.extract.job import extract_split
     from encodeonce.extract.progress import Progress
-    from encodeonce.extract.request import Request
     from encodeonce.extract.run import Run
+    from encodeonce.extract.schedule import maker_of
     from encodeonce.store import FeatureStore
 
     def extract(folder: Path) -> Finished:
-        request = Request(
-            encoder=job.checkpoint,
-            splits=(job.split,),
-            data=job.data,
-            store=folder / "store",
-            dtype="float32",
-            precision=precision,
-            device=job.device,
-            limit=job.limit,
-        )
-        report = extract_split(Run(request, Progress(quiet=True), FileCache(folder / "cache")), job.split)
+        run = Run(request_of(job, precision, folder), Progress(quiet=True), FileCache(folder / "cache"))
+        with maker_of(run) as maker:
+            report = extract_split(run, job.split, maker)
         if report.encoded != len(job.utterances):
             raise RuntimeError(f"{report.encoded} of {len(job.utterances)} utterances were encoded")
         store = FeatureStore(report.store)
@@ -43,15 +56,13 @@ def alone(precision: str, job: Job) -> Extract:
     from encodeonce.extract.batching import batches
     from encodeonce.extract.cache import FileCache
     from encodeonce.extract.progress import Progress
-    from encodeonce.extract.request import Request
     from encodeonce.extract.run import Run
 
-    request = Request(job.checkpoint, (job.split,), dtype="float32", precision=precision, device=job.device)
-    run = Run(request, Progress(quiet=True), FileCache(None))
-    outputs = list(run.outputs.values())
-    encoder = run.load(outputs)
-    limit = int(run.batch_seconds() * run.encoder.sample_rate)
-    grouped = batches([audio.samples for audio in job.utterances], limit, run.encoder.mixes_lengths)
+    with TemporaryDirectory() as folder:
+        run = Run(request_of(job, precision, Path(folder)), Progress(quiet=True), FileCache(Path(folder) / "cache"))
+        outputs = list(run.outputs.values())
+        encoder = run.load(outputs)
+    grouped = batches([audio.samples for audio in job.utterances], run.batch_samples(), run.encoder.mixes_lengths)
     audio = [run.encoder.prepare(read_audio(audio)) for audio in job.utterances]
 
     def extract(folder: Path) -> Finished:

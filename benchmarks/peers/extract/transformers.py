@@ -74,6 +74,7 @@ def in_memory(job: Job) -> Extract:
     """The encoder alone: audio decoded and normalised before, features left in memory."""
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False  # the reference is float32 on a GPU, too
     encode, prepare = encoder(job, "float32"), feature_extractor(job)
     inputs = {audio.id: {"input_values": prepare([read_audio(audio)])["input_values"]} for audio in job.utterances}
 
@@ -113,7 +114,9 @@ def frames_of(job: Job) -> Callable[[int], int]:
     """Samples to frames, by the convolutions that the configuration lists."""
     config = load_config(job)
     moonshine = [(127, 64), (7, 3), (3, 2)]
-    kernels = moonshine if config.model_type == "moonshine" else zip(config.conv_kernel, config.conv_stride, strict=True)
+    kernels = (
+        moonshine if config.model_type == "moonshine" else zip(config.conv_kernel, config.conv_stride, strict=True)
+    )
     layers = list(kernels)
 
     def frames(samples: int) -> int:
@@ -131,7 +134,9 @@ EXTRACTORS = [
         for precision in PRECISIONS
     ),
     *(
-        Extractor(f"transformers, padded batches, {precision}", "peer", partial(padded, precision), (), precision, LEAKS)
+        Extractor(
+            f"transformers, padded batches, {precision}", "peer", partial(padded, precision), (), precision, LEAKS
+        )
         for precision in PRECISIONS
     ),
 ]
