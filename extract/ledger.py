@@ -7,6 +7,7 @@ from typing import Any
 
 from encodeonce.extract.cache import AudioFacts
 from encodeonce.extract.corpora.base import Utterance
+from encodeonce.extract.memory import give_back
 from encodeonce.extract.run import Run
 from encodeonce.extract.survey import Survey
 from encodeonce.extract.tasks import Finished
@@ -95,6 +96,7 @@ class Ledger:
         if time.monotonic() - self._published_at > PUBLISH_SECONDS:
             self.writer.publish(self.outputs)
             self.flush()
+            give_back()
             self._published_at = time.monotonic()
 
     def _note_failures(self, finished: Finished) -> None:

@@ -113,9 +113,7 @@ class SplitWriter(Publishing):
         """
         self.count(self.write_files(shard, items, specs), plan, absent, noise, made)
 
-    def write_files(
-        self, shard: int, items: Mapping[str, Sequence[ShardItem]], specs: Mapping[str, Output]
-    ) -> Staged:
+    def write_files(self, shard: int, items: Mapping[str, Sequence[ShardItem]], specs: Mapping[str, Output]) -> Staged:
         """Write the shard files of some outputs, for `count`. Several threads may do so at the same time."""
         self._must_own(shard)
         return self._files().write(shard, items, specs)
