@@ -89,7 +89,7 @@ class SplitJob:
 
     def _plan(self) -> None:
         writer, found, say = self.writer, self.found, self.run.progress.say
-        self.outputs = self.ledger.outputs = {**writer.outputs, **self.run.outputs}
+        self.outputs = {**writer.outputs, **self.run.outputs}
         if found.new and not (self.run.feature_set.path / SET_FILE).exists():
             self.maker.prepare(self._given())  # an encoder that cannot be used leaves no empty feature set
         if found.new:

@@ -13,7 +13,6 @@ from encodeonce.extract.survey import Survey
 from encodeonce.extract.tasks import Finished
 from encodeonce.store.commits import Commit
 from encodeonce.store.failures import read_failures, write_failures
-from encodeonce.store.layout import Output
 from encodeonce.store.writer import SplitWriter
 
 PUBLISH_SECONDS = 30.0
@@ -54,7 +53,6 @@ class Ledger:
 
     def __init__(self, run: Run, writer: SplitWriter, found: Survey) -> None:
         self.run, self.writer, self.found = run, writer, found
-        self.outputs: dict[str, Output] = {}
         self.encoded: set[str] = set()
         self.copied: set[str] = set()
         self._published_at = time.monotonic()
@@ -94,7 +92,7 @@ class Ledger:
         self.copied |= fates.copied & names
         self.encoded |= names - fates.copied
         if time.monotonic() - self._published_at > PUBLISH_SECONDS:
-            self.writer.publish(self.outputs)
+            self.writer.publish({})  # an output that joins is shown at the end: a thread may be writing where it lies
             self.flush()
             give_back()
             self._published_at = time.monotonic()

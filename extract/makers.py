@@ -51,8 +51,9 @@ class Maker(ABC):
         self.stages = Stages({})
         self.load_seconds, self.again, self.started = 0.0, 0, None
 
-    def close(self) -> None:  # noqa: B027 (most have nothing to let go of)
-        """Let go of everything."""
+    @abstractmethod
+    def close(self) -> None:
+        """End every worker, and let go of the encoder."""
 
     @abstractmethod
     def prepare(self, outputs: Sequence[Output]) -> None:
@@ -70,7 +71,9 @@ class Maker(ABC):
 
     @abstractmethod
     def make(self, tasks: Sequence[ShardTask], ground: Ground, outputs: Sequence[Output], deliver: Deliver) -> None:
-        """Make every shard of a split and hand each to `deliver`, one after the other; `outputs` are all that are to be had.
+        """Make every shard of a split and hand each to `deliver`, which several threads may call at the same time.
+
+        `outputs` are all that the encoder has to give.
 
         The first error ends it; shards delivered before it stand.
         """
@@ -128,6 +131,9 @@ class Here(Maker):
     def work(self) -> Work:
         """How it is spread over this process; asked where there is something to do, since torch has to say."""
         return self.run.work()
+
+    def close(self) -> None:
+        self._encoder, self._outputs = None, set()
 
     def _load(self, outputs: Sequence[Output]) -> "BatchEncoder":
         """The encoder, loaded once for outputs that it has given before."""

@@ -118,7 +118,7 @@ class Pipeline:
         self.encoder, self.load, self.deliver, self.progress = run.encoder, load, deliver, progress
         self.ground, self.work = ground, work
         self.made = run.made(work)
-        self.batch_samples = int(run.batch_seconds() * run.encoder.sample_rate)
+        self.batch_samples = run.batch_samples()
         self.stages = stages
         self._encoder: BatchEncoder | None = None
         self.started: float | None = None

@@ -209,7 +209,8 @@ class Run:
         cuda = device.startswith("cuda")
         encoders = 1 if cuda or not self.encoder.parallel else min(cores, MOST_ENCODERS)
         threads = 1 if cuda or self.encoder.one_thread else max(1, cores // encoders)
-        return Work(1 if alone else max(1, self.workers // sharing), encoders, threads, device)
+        decoders = 1 if alone and not cuda else max(1, self.workers // sharing)
+        return Work(decoders, encoders, threads, device)
 
     def made(self, work: Work) -> dict[str, Any]:
         """With what shards are made, for their commit records."""

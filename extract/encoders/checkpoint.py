@@ -13,6 +13,7 @@ from encodeonce.extract.encoders.base import (
     Encoder,
     EncoderError,
     LoadedEncoder,
+    first_line,
     named_layers,
     output_name,
 )
@@ -260,7 +261,7 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> "nn.Modul
             **options,
         )
     except Exception as error:  # a damaged checkpoint shows in many kinds, safetensors' own among them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise EncoderError(f"{folder} cannot be loaded: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -77,6 +77,7 @@ class Linear:
 
 
 def fused_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
+    """`x @ weight.T + bias` by oneDNN, GELU (erf) after it where asked; `weight` may be laid out for it already."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
 
 

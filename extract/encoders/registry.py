@@ -9,7 +9,7 @@ from pathlib import Path
 
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encoders import speechtokenizer
-from encodeonce.extract.encoders.base import Encoder, EncoderError
+from encodeonce.extract.encoders.base import Encoder, EncoderError, first_line
 from encodeonce.extract.encoders.checkpoint import PREPROCESSORS, read_config
 from encodeonce.extract.encoders.known import KNOWN, Known
 from encodeonce.extract.encoders.weights import SAFETENSORS, weight_files
@@ -162,7 +162,7 @@ def hub_folder(repository: str, word: str) -> Path:
         if folder is not None and repository not in unsure:
             return folder
         lacking = "its preprocessor_config.json is" if folder is not None else "it is"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         named = word if word == repository else f"{word} is {repository}"
         raise EncoderError(
             f"{named}: {lacking} not in the hub's cache on this machine and cannot be fetched ({reason}). "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encodeonce.extract.cache import FileCache
-from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.extract.encoders.base import EncoderError, first_line
 from encodeonce.extract.encoders.codec import Codec, LoadedCodec
 from encodeonce.extract.encoders.weights import load_tensors, tensors_digest
 from encodeonce.store.codebooks import Codebooks, Quantizer
@@ -174,7 +174,7 @@ def hub_folder(timeout: float) -> Path:
         HfApi().model_info(REPOSITORY, timeout=timeout)
         paths = [hf_hub_download(REPOSITORY, f"{HUB_FOLDER}/{name}") for name in (CONFIG, WEIGHTS)]
     except Exception as error:  # the hub's client raises many kinds; all mean that it is not to be had
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise EncoderError(
             f"speechtokenizer is {REPOSITORY}: it is not in the hub's cache on this machine and cannot be fetched ({reason}). "
             f"Copy {HUB_FOLDER}/{CONFIG} and {HUB_FOLDER}/{WEIGHTS} into a folder and give --encoder ./that-folder"

@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from encodeonce.extract.cache import FileCache
-from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.extract.encoders.base import EncoderError, first_line
 from encodeonce.store.identity import canonical_json
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
@@ -129,7 +129,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
             f"run here: save the state dict alone, as safetensors, where you trust it"
         ) from error
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise EncoderError(f"{path} cannot be loaded as plain weights: {reason}; copy it again") from error
 
 
