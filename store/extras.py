@@ -8,7 +8,9 @@ from encodeonce.store.errors import StoreError
 
 
 @contextmanager
-def extra(name: Literal["views", "export", "evaluate", "units"]) -> Iterator[None]:
+def extra(
+    name: Literal["views", "export", "evaluate", "units", "train", "lora", "gguf", "quantised", "tensorboard"],
+) -> Iterator[None]:
     """Import what belongs to an extra of the package inside this.
 
     Raises:

@@ -15,7 +15,7 @@ from encodeonce.store.layout import ATTRIBUTES_KEY, Output, SplitAttributes, Spl
 from encodeonce.store.objects import StorePath
 from encodeonce.store.plan import Plan, deal, write_plan
 from encodeonce.store.state import SplitState
-from encodeonce.store.table import concat, table_from_records, write_table
+from encodeonce.store.table import concat, shards_of, table_from_records, write_table
 
 
 class Publishing(SplitState):
@@ -96,7 +96,7 @@ class Publishing(SplitState):
         self.outputs = outputs
         self._list_outputs()
         live = self.live_shards(shards - self._left_to_others(shards))
-        if live != self.tabled() or not self.paths.table.exists():
+        if not self._shows(live) or not self.paths.table.exists():
             self.set_table(self._table_of(live, next(iter(outputs))))
             self._fresh.clear()
 
@@ -119,7 +119,7 @@ class Publishing(SplitState):
         if self.hold.member is None:
             return set()
         others = self.hold.others()
-        unshown = set(shards) - set(self.table["shard"].to_pylist())
+        unshown = set(shards) - self._shown()
         return {shard for shard in unshown if any(member.owns(shard) for member in others)}
 
     def set_table(self, table: pa.Table) -> None:
@@ -130,13 +130,22 @@ class Publishing(SplitState):
 
     def _table_of(self, live: Mapping[str, int], output: str) -> pa.Table:
         """The rows of utterances: those of the standing table, of what this run wrote, else the records in the shards."""
-        known = set(self.table["shard"].to_pylist())
-        unread = sorted(set(live.values()) - known)
+        unread = sorted(set(live.values()) - self._shown())
         tables = [self._fresh[shard] if shard in self._fresh else self._records(output, shard) for shard in unread]
         table = concat([self.table, *tables])
-        pairs = zip(table["id"].to_pylist(), table["shard"].to_pylist(), strict=True)
-        kept = np.array([live.get(name) == shard for name, shard in pairs], bool)
-        return table.filter(pa.array(kept)).sort_by("row")
+        kept = np.fromiter((live.get(name) == shard for name, shard in shards_of(table)), bool, table.num_rows)
+        if not kept.all():
+            table = table.filter(pa.array(kept))
+        in_order = bool((np.diff(table["row"].to_numpy()) > 0).all())
+        return table if in_order else table.sort_by("row")
+
+    def _shows(self, live: Mapping[str, int]) -> bool:
+        """Whether the standing table is that of these utterances."""
+        return len(live) == self.table.num_rows and all(live.get(name) == shard for name, shard in shards_of(self.table))
+
+    def _shown(self) -> set[int]:
+        """The shards that have rows in the standing table."""
+        return set(np.unique(self.table["shard"].to_numpy()).tolist())
 
     def _records(self, output: str, shard: int) -> pa.Table:
         path = self.paths.shard(output, shard)

@@ -9,7 +9,7 @@ from encodeonce.store.files import version_of
 from encodeonce.store.layout import Output, SplitAttributes, SplitPaths, published_outputs, read_attributes
 from encodeonce.store.objects import StorePath
 from encodeonce.store.plan import Place, Plan, read_plans
-from encodeonce.store.table import concat, read_table
+from encodeonce.store.table import concat, read_table, shards_of
 
 
 class SplitState:
@@ -78,7 +78,7 @@ class SplitState:
 
     def tabled(self) -> dict[str, int]:
         """The shard of each utterance in the table that readers see."""
-        return dict(zip(self.table["id"].to_pylist(), self.table["shard"].to_pylist(), strict=True))
+        return dict(shards_of(self.table))
 
     def superseded(self) -> dict[int, set[str]]:
         """Utterances that readers see in a newer shard, by the older shard that still holds them."""

@@ -1,8 +1,7 @@
 """utterances.parquet: one row an utterance, made of the same records that stand in the shards."""
 
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +86,16 @@ def concat(tables: Iterable[pa.Table]) -> pa.Table:
     return joined.select([*SCHEMA.names, *extra]).combine_chunks()
 
 
+def shards_of(table: pa.Table) -> Iterator[tuple[str, int]]:
+    """Id and shard of each row, without all of them as Python objects at once."""
+    for batch in table.select(["id", "shard"]).to_batches(max_chunksize=8192):
+        yield from zip(batch["id"].to_pylist(), batch["shard"].to_pylist(), strict=True)
+
+
 def write_table(path: StorePath, table: pa.Table, scratch: StorePath) -> None:
-    """Write utterances.parquet atomically."""
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(None), buffer, row_group_size=65536, compression="zstd")
+    """Write utterances.parquet atomically, in row groups small enough for a long run not to grow with its table."""
     with atomic_write(path, scratch) as file:
-        file.write(buffer.getbuffer())
+        pq.write_table(table.replace_schema_metadata(None), file, row_group_size=8192, compression="zstd")
 
 
 def open_table(path: StorePath) -> pq.ParquetFile:

@@ -1,0 +1,1 @@
+"""The frozen language model: loading it, prompting it, its loss and what it writes."""

@@ -1,0 +1,352 @@
+"""The training loop: steps of a global batch that is the same however it is cut, validation, checkpoints, and going on exactly."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from encodeonce.train.batch import Batches, TrainBatch
+from encodeonce.train.checkpoint import (
+    LAST,
+    Checkpoint,
+    Fingerprints,
+    begin_with,
+    check_fits,
+    check_same_model,
+    load_checkpoint,
+    load_trainable,
+    save_checkpoint,
+)
+from encodeonce.train.config import TrainConfig
+from encodeonce.train.errors import TrainingError
+from encodeonce.train.interrupts import Interrupts
+from encodeonce.train.metrics import memory_bytes
+from encodeonce.train.optimiser import MovingAverage, make_optimiser, trainable_parameters
+from encodeonce.train.parts import Part, plan_parts
+from encodeonce.train.progress import TrainingProgress
+from encodeonce.train.randomness import random_state, seed_all, set_random_state
+from encodeonce.train.ranks import Ranks
+from encodeonce.train.reporting import Reporting
+from encodeonce.train.step import Stepper
+from encodeonce.train.validation import pick_sample, validate
+
+if TYPE_CHECKING:
+    from encodeonce.train.model import AdapterModel
+
+Ended = Literal["finished", "early", "minutes", "interrupted"]
+RESUME = "resume_from_checkpoint=auto goes on"
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How a training ended."""
+
+    output_dir: str
+    ended: Ended
+    """finished: all steps; early: `patience` validations without a better one; minutes: `max_minutes` are over; interrupted:
+    Ctrl-C or SIGTERM. After the last two a later run goes on."""
+    steps: int
+    """Of the whole training so far."""
+    total_steps: int
+    epoch: int
+    best: dict[str, Any] | None
+    """step, loss, losses, wer and cer of the best checkpoint."""
+    seconds: float
+    """Of this run."""
+    wait_share: float
+    """Of this run's time in training steps, what was spent waiting for data."""
+    memory_bytes: int
+
+
+@dataclass
+class Best:
+    """The best validation so far, and how many have come since."""
+
+    step: int
+    value: float
+    dev: dict[str, Any]
+    misses: int = 0
+
+
+class Trainer:
+    """Trains a model on batches, and keeps what it needs to go on: `Trainer(...).train()`.
+
+    A step takes `gradient_accumulation_steps` micro-batches on every rank (what is left of them at an epoch's end), and its
+    loss is, objective by objective, their sum over the elements of all of them. A run that was killed at any time and goes on
+    from its last checkpoint comes to the same weights as one that was not; on a CPU bit for bit. On another number of ranks
+    it goes on at the same place of the data.
+
+    Args:
+        ranks: made before data and model.
+        max_minutes: in place of the configuration's.
+
+    Raises:
+        TrainingError: output_dir holds another training, or what is to be resumed does not fit.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: "AdapterModel",
+        data: Batches,
+        ranks: Ranks,
+        progress: TrainingProgress | None = None,
+        max_minutes: float | None = None,
+    ) -> None:
+        self.config, self.loop, self.data, self.ranks = config, config.training, data, ranks
+        self.model = model.to(ranks.device)
+        self.progress = progress if progress and ranks.is_main else TrainingProgress(quiet=True)
+        self.max_minutes = max_minutes or self.loop.max_minutes
+        self.output_dir = Path(config.output_dir)
+        self.fingerprints = Fingerprints.of(data.identity, model)
+        self.sample = pick_sample(data.dev_ids, self.loop.eval_utterances, config.seed)
+        self.step, self.saved_at = 0, -1
+        self.best: Best | None = None
+        self.average: MovingAverage | None = None
+        self._batches: Iterator[TrainBatch] | None = None
+        seed_all(config.seed + 1_000_003 * ranks.rank)  # every rank draws masks of its own
+        found = self._find_checkpoint()
+        state = self._read(found) if found else None
+        self.rest = self._rest_steps(state)
+        self.parts = plan_parts(config, self.rest)
+        self.stepper = Stepper(self.model, ranks, self.loop.clip_norm, find_unused=bool(config.phases))
+        if found and state:
+            self._resume(found, state)
+        elif config.init_from:
+            self._begin_with(load_checkpoint(config.init_from))
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole training, phases included."""
+        return self.parts[-1].end
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether `patience` validations have brought nothing better."""
+        return self.loop.patience is not None and self.best is not None and self.best.misses >= self.loop.patience
+
+    def train(self) -> TrainingReport:
+        """Train to the end, or until something ends it.
+
+        Raises:
+            TrainingError: a loss that is not finite, too little memory, a disk that is full; what was good is kept.
+        """
+        ended: Ended = "finished"
+        reporting = Reporting(self.output_dir, self.ranks, self.progress, self.step, self.loop.tensorboard)
+        self.model.train()
+        try:
+            with Interrupts() as interrupts, self.progress.steps(self.total):
+                while self.step < self.total:
+                    if self.out_of_patience:
+                        ended = "early"
+                        break
+                    part = next(part for part in self.parts if self.step < part.end)
+                    self._train_step(part, reporting)
+                    stop = self._stop(interrupts, reporting)
+                    if self.step % self.loop.eval_steps == 0 or self.step == part.end:
+                        with reporting.meter.paused():
+                            self._validate(part, reporting)
+                    if stop and self.step < self.total:
+                        ended = stop
+                        break
+                if self.saved_at != self.step:
+                    self._save()
+        except OSError as error:
+            raise TrainingError(f"{self.output_dir}: {error.strerror or error}; {RESUME}") from error
+        finally:
+            reporting.close()
+        reporting.draw()
+        best = None if self.best is None else {"step": self.best.step, **self.best.dev}
+        memory, share = memory_bytes(self.ranks.device), reporting.meter.wait_share
+        return TrainingReport(
+            str(self.output_dir),
+            ended,
+            self.step,
+            self.total,
+            self.data.train.epoch,
+            best,
+            reporting.seconds,
+            share,
+            memory,
+        )
+
+    def _train_step(self, part: Part, reporting: Reporting) -> None:
+        if self.step == part.first:
+            self._begin(part)
+        before = self.data.train.state_dict()
+        with reporting.meter.waiting():
+            batches, epoch = self._take()
+        rate = part.rate(self.loop, self.step)
+        step = self.stepper.step(batches, part.weights, rate, self._advice)
+        if step.wrong:
+            self._stop_at_wrong(step.wrong, before)
+        self.step += 1
+        if self.average:
+            self.average.update()
+        reporting.meter.add(step)
+        if self.step % self.loop.log_steps == 0 or self.step in (1, part.end):
+            reporting.trained(step, self.step, self.total, epoch, part, rate)
+
+    def _take(self) -> tuple[list[TrainBatch], int]:
+        """The micro-batches of a step, of one epoch, and which it is."""
+        for _ in range(2):
+            if self._batches is None:
+                self._batches = iter(self.data.train)
+            epoch = self.data.train.epoch
+            if batches := list(islice(self._batches, self.loop.gradient_accumulation_steps)):
+                return batches, epoch
+            self._batches = None
+        raise TrainingError("there is nothing to train on: an epoch has no batch")
+
+    def _begin(self, part: Part) -> None:
+        """A fresh optimiser, and a moving average that forgets what was before."""
+        self.stepper.optimise(make_optimiser(self.model, self.loop))
+        self.average = None if self.loop.ema is None else MovingAverage(self.model, self.loop.ema)
+        if len(self.parts) > 1:
+            names, steps = " and ".join(part.weights), part.end - part.first
+            self.progress.say(f"Part {part.number + 1} of {len(self.parts)}: {names}, {steps:,} steps")
+
+    def _stop(self, interrupts: Interrupts, reporting: Reporting) -> Ended | None:
+        """Why all ranks end here: some rank was interrupted, or the first one's time is over."""
+        over = self.max_minutes is not None and reporting.seconds >= 60 * self.max_minutes
+        interrupted, out_of_time = self.ranks.total([interrupts.met, over and self.ranks.is_main])
+        return "interrupted" if interrupted else "minutes" if out_of_time else None
+
+    def _validate(self, part: Part, reporting: Reporting) -> None:
+        """Measure and keep the model; what is best is sought in the last part, which text is written in too."""
+        if not self.data.dev_ids:
+            self._save()
+            return
+        begun, epoch = time.monotonic(), self.data.train.epoch
+        sample = self.sample if part.final and self.model.writes in part.weights else []
+        with self._averaged():
+            found = validate(self.model, self.data.dev, part.weights, sample, self.ranks, self.config.seed)
+        dev = {"loss": found.loss, "losses": found.losses, "wer": found.wer, "cer": found.cer}
+        value = found.wer if self.loop.best == "wer" and found.wer is not None else found.loss
+        is_best = part.final and (self.best is None or value < self.best.value)
+        if is_best:
+            self.best = Best(self.step, value, dev)
+        elif part.final and self.best:
+            self.best.misses += 1
+        self._save(dev, is_best)
+        reporting.validated(found, self.step, epoch, part, is_best, time.monotonic() - begun)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.average.in_place() if self.average else nullcontext()
+
+    def _save(
+        self, dev: Mapping[str, Any] | None = None, best: bool = False, stream: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep the model and all that a later run needs; `stream` is where that one takes its data from."""
+        state: dict[str, Any] = {
+            "step": self.step,
+            "rest": self.rest,
+            "epochs": self.loop.epochs,
+            "batches_per_step": self._batches_per_step,
+            "world_size": self.ranks.world_size,
+            "stream": dict(stream or self.data.train.state_dict()),
+            "random": self.ranks.gather(random_state(self.ranks.device)),
+            "best": None if self.best is None else asdict(self.best),
+            **self.stepper.state_dict(),
+        }
+        if self.average:
+            weights = {name: p.detach() for name, p in trainable_parameters(self.model).items()}
+            state |= {"weights": weights, "average": self.average.weights, "updates": self.average.updates}
+        if self.ranks.is_main:
+            # The average takes the weights' place in memory, which the state's tensors are too: write those as they are now.
+            state["weights"] = {name: value.clone() for name, value in state.get("weights", {}).items()}
+            with self._averaged():
+                save_checkpoint(
+                    self.output_dir, self.step, self.config, self.model, self.fingerprints, dev, state, best
+                )
+        self.ranks.wait()
+        self.saved_at = self.step
+
+    def _find_checkpoint(self) -> Checkpoint | None:
+        wanted, last = self.config.resume_from_checkpoint, self.output_dir / LAST
+        if wanted == "auto":
+            return load_checkpoint(last) if last.is_dir() else None
+        if wanted is not None:
+            return load_checkpoint(wanted)
+        if last.is_dir():
+            raise TrainingError(
+                f"{self.output_dir} holds a training at {last.resolve().name}: {RESUME} with it; or give another output_dir"
+            )
+        return None
+
+    def _read(self, found: Checkpoint) -> dict[str, Any]:
+        check_fits(found, self.fingerprints)
+        check_same_model(found, self.config)
+        return found.state()
+
+    @property
+    def _batches_per_step(self) -> int:
+        return self.ranks.world_size * self.loop.gradient_accumulation_steps
+
+    def _rest_steps(self, state: Mapping[str, Any] | None) -> int:
+        """Steps after the phases. Epochs are as many steps as the first one has batches for; where a step takes another number
+        of batches than before, what is left is counted anew."""
+        loop = self.loop
+        if loop.max_steps is not None:
+            return loop.max_steps
+        if loop.epochs is None:
+            raise TrainingError("training: neither max_steps nor epochs is given: say how long to train")
+        an_epoch = -(-len(self.data.train) // loop.gradient_accumulation_steps)
+        if state is None or state["epochs"] is None:
+            return loop.epochs * an_epoch
+        done = max(0, state["step"] - sum(phase.steps for phase in self.config.phases))
+        left = (state["rest"] - done) * state["batches_per_step"] / self._batches_per_step
+        return max(done, done + round(left + (loop.epochs - state["epochs"]) * an_epoch))
+
+    def _resume(self, found: Checkpoint, state: Mapping[str, Any]) -> None:
+        load_trainable(self.model, {**found.tensors(), **state["weights"]})
+        self.step = self.saved_at = state["step"]
+        self.data.train.load_state_dict(state["stream"])
+        self.best = None if state["best"] is None else Best(**state["best"])
+        ranks = ""
+        if state["world_size"] != self.ranks.world_size:
+            ranks = f", on {self.ranks.world_size} ranks after {state['world_size']}: at the same place of the data"
+        self.progress.say(f"Going on after step {self.step:,} of {self.total:,} ({found.folder.name}){ranks}")
+        part = next((part for part in self.parts if part.first < self.step < part.end), None)
+        if part:  # the state of a part that is over is of no use to the next
+            self._begin(part)
+            self.stepper.load_state_dict(state)
+            if self.average and "average" in state:
+                self.average.load(state["average"], state["updates"])
+        if self.ranks.rank < len(state["random"]):
+            set_random_state(state["random"][self.ranks.rank], self.ranks.device)
+
+    def _begin_with(self, found: Checkpoint) -> None:
+        check_fits(found, self.fingerprints, llm=False)
+        taken, left = begin_with(self.model, found.tensors())
+        if not taken:
+            raise TrainingError(
+                f"init_from={found.folder}: none of its {len(left)} tensors fits this model by name and shape"
+            )
+        rest = f"; {len(left)} do not fit, e.g. {left[0]}" if left else ""
+        self.progress.say(f"Began with {taken} tensors of {found.folder}{rest}")
+
+    def _stop_at_wrong(self, wrong: str, before: Mapping[str, Any]) -> None:
+        """End with the weights as they were before the step; a later run begins with its batches."""
+        tensors = self.model.trainable().values()
+        finite = all(bool(torch.isfinite(value).all()) for value in tensors if value.is_floating_point())
+        if self.step and finite and self.saved_at != self.step:
+            self._save(stream=before)
+        kept = f"step {self.saved_at} is kept" if self.saved_at > 0 else "nothing was kept, there was no good step"
+        raise TrainingError(
+            f"step {self.step + 1}: {wrong}; the weights are those before it, {kept}: look at these utterances, or lower "
+            f"training.learning_rate ({self.loop.learning_rate:g}); {RESUME}"
+        )
+
+    def _advice(self) -> str:
+        """Which knobs lower the memory that a step takes."""
+        frames, steps = self.config.data.frames_per_batch, self.loop.gradient_accumulation_steps
+        more = "" if self.loop.gradient_checkpointing else ", or set training.gradient_checkpointing=true"
+        return (
+            f"lower data.frames_per_batch ({frames}) and raise training.gradient_accumulation_steps ({steps}) as much, "
+            f"which trains the same{more}"
+        )
