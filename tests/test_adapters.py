@@ -221,13 +221,11 @@ def test_attention_of_other_queries_equals_the_formula():
 def test_bilstm_equals_torchs_one_utterance_at_a_time():
     adapter, features = RecurrentConfig(layers=2, hidden=8).build(WIDTH).eval(), batch()
     theirs = nn.LSTM(WIDTH, 8, num_layers=2, batch_first=True, bidirectional=True)
-    ours = {name.partition(".lstm.") for name in adapter.state_dict()}
-    theirs.load_state_dict(
-        {
-            weight.replace("l0", f"l{layer[-1]}"): adapter.state_dict()[f"{layer}.lstm.{weight}"]
-            for layer, _, weight in ours
-        }
-    )
+    state = {}
+    for name, weight in adapter.state_dict().items():
+        _, layer, way, kind = name.split(".")
+        state[kind.replace("l0", f"l{layer}") + {"forth": "", "back": "_reverse"}[way]] = weight
+    theirs.load_state_dict(state)
     adapted = adapter(features, LENGTHS)
     for row, length in enumerate(LENGTHS.tolist()):
         expected = theirs(features[row : row + 1, :length])[0][0]

@@ -263,3 +263,10 @@ def test_what_does_not_go_together_is_refused():
         FeatureInput(config, [Output("units", 1, "uint16", "k-means")])
     with pytest.raises(TrainingError, match="no output to train on"):
         FeatureInput(config, [])
+
+
+def test_masks_that_cannot_be_are_refused():
+    with pytest.raises(TrainingError, match=r"input.mask.time_spans=-1: take 0 or more"):
+        MaskConfig(time_spans=-1)
+    with pytest.raises(TrainingError, match=r"input.mask.width_share=1.5: take a share from 0 to 1"):
+        MaskConfig(width_share=1.5)

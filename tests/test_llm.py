@@ -14,7 +14,7 @@ from encodeonce.train.llm.config import LLMConfig, LoRAConfig
 from encodeonce.train.llm.fingerprint import fingerprint
 from encodeonce.train.llm.load import load_llm
 from encodeonce.train.objectives.base import Spoken, Tokens
-from encodeonce.train.objectives.language_model import LanguageModelObjective
+from encodeonce.train.objectives.language_model import LanguageModelObjective, SoftPrompt
 from encodeonce.train.pretrained import Pretrained, find_bert, find_llm
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -180,26 +180,27 @@ def test_gradients_do_not_depend_on_padding(folders):
 def test_a_copy_of_objective_and_model_hangs_together(folders):
     llm = load_llm(config_of(folders / "llama"))
     llm.checkpointing = True
-    both = torch.nn.ModuleDict({"objective": LanguageModelObjective(16, llm), "llm": llm})
+    prompt = SoftPrompt(16, llm)
+    both = torch.nn.ModuleDict({"prompt": prompt, "objective": LanguageModelObjective(prompt, llm), "llm": llm})
     copied = deepcopy(both)
     objective = copied["objective"]
     assert isinstance(objective, LanguageModelObjective)
     assert objective.llm is copied["llm"]
     objective.llm.weight.data.zero_()
     assert llm.embedding_rms() > 0
-    assert [name for name in both.state_dict() if not name.startswith("llm.model.")] == [
-        "objective.project.weight",
-        "objective.project.bias",
-    ]
+    torch.nn.init.zeros_(copied.get_parameter("prompt.weight"))
+    assert not objective.soft(Adapted(torch.randn(1, 2, 16), torch.tensor([2]))).embeddings.any()
+    assert [name for name in both.state_dict() if not name.startswith("llm.model.")] == ["prompt.weight", "prompt.bias"]
 
 
 @pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2, dropout=0.0)], ids=["whole", "lora"])
 def test_a_step_moves_the_map_and_lora_alone(folders, lora):
     llm = load_llm(config_of(folders / "llama", lora=lora, dtype="bfloat16"))
-    objective = LanguageModelObjective(16, llm).train()
-    assert {name for name, _ in objective.named_parameters()} == {"project.weight", "project.bias"}
+    prompt = SoftPrompt(16, llm)
+    objective = LanguageModelObjective(prompt, llm).train()
+    assert not list(objective.parameters())
     frozen = {name: weight.clone() for name, weight in llm.named_parameters() if "lora" not in name}
-    trained = dict(objective.named_parameters()) | {n: p for n, p in llm.named_parameters() if p.requires_grad}
+    trained = dict(prompt.named_parameters()) | {n: p for n, p in llm.named_parameters() if p.requires_grad}
     assert all(p.dtype == torch.float32 for p in trained.values())
     assert (len(trained) > 2) == (lora is not None)
     optimiser = torch.optim.AdamW(trained.values(), 0.1)
@@ -268,8 +269,19 @@ def test_room_is_the_models_positions_less_prompt_and_end(folders):
 def test_the_map_makes_embeddings_as_large_as_rows(folders):
     llm = load_llm(config_of(folders / "llama"))
     torch.manual_seed(0)
-    soft = LanguageModelObjective(256, llm).soft(Adapted(torch.randn(2, 500, 256), torch.tensor([500, 500])))
-    assert soft.embeddings.detach().square().mean().sqrt().item() == pytest.approx(llm.embedding_rms(), rel=0.1)
+    drawn = SoftPrompt(256, llm)(torch.randn(2, 500, 256))
+    assert drawn.detach().square().mean().sqrt().item() == pytest.approx(llm.embedding_rms(), rel=0.1)
+
+
+def test_what_learnt_directions_alone_is_as_long_as_rows(folders):
+    llm = load_llm(config_of(folders / "llama"))
+    prompt = SoftPrompt(16, llm, as_long_as_rows=True)
+    speech = torch.randn(2, 5, 16)
+    soft = prompt(speech)
+    lengths = soft.detach().square().mean(2).sqrt()
+    torch.testing.assert_close(lengths, torch.full((2, 5), llm.embedding_rms()))
+    prompt.weight.data.mul_(20)
+    torch.testing.assert_close(prompt(speech), soft)
 
 
 @pytest.mark.parametrize("quantise", ["8bit", "4bit"])

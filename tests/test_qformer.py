@@ -197,6 +197,14 @@ def test_query_feed_forwards_begin_as_copies_and_the_rest_as_drawn(bert):
         assert 0.01 < parameters[name].std() < 0.03
 
 
+def test_learned_positions_begin_as_large_as_the_queries():
+    """Else the queries of a window would begin all alike: LayerNorm follows."""
+    model = SegmentQFormerConfig(hidden=256).build(D)
+    assert model.window_positions is not None
+    for drawn in (model.queries, model.window_positions.weight):
+        assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
+
+
 def test_without_a_vocabulary_there_is_no_text_side(bert):
     model = begun_with(bert)
     assert not [name for name, _ in model.named_parameters() if "text" in name]

@@ -10,11 +10,11 @@ import torch
 import yaml
 from commands import Done, run
 from encodeonce.store import FeatureStore, FeatureWriter, NewUtterance, Output
+from encodeonce.store.errors import StoreError
 from encodeonce.train.cli import main
 from encodeonce.train.configure import parse_config
 from encodeonce.train.corpus import open_corpus, targets
 from encodeonce.train.data import TokenTable, TrainingData
-from encodeonce.train.errors import TrainingError
 
 LETTERS = "abcdef "
 FRAMES = 3
@@ -239,10 +239,50 @@ def test_token_tables_keep_every_text():
     assert [table[row].tolist() for row in range(len(table))] == [[1, 2], [], [3]]
 
 
-def test_the_dev_set_has_to_be_of_the_same_features(store, tmp_path):
-    outputs = [Output("letters", len(LETTERS), "float16", "one-hot")]
-    writer = FeatureWriter(tmp_path, "toy", "dev", outputs, {"made": "otherwise"}, 16_000, 320)
-    writer.write([NewUtterance("a", 6, text="ab")], lambda name: {"letters": one_hot("ab")})
-    config = parse_config(values(store, tmp_path, data={"store": str(store), "train": ["train"], "target": "none"}))
-    with pytest.raises(TrainingError, match="no such column"):
-        open_corpus(config)
+def test_the_dev_set_has_to_be_of_the_same_features(tmp_path):
+    for split, made in (("train", "one way"), ("dev", "another")):
+        outputs = [Output("letters", len(LETTERS), "float16", "one-hot")]
+        writer = FeatureWriter(tmp_path, "toy", split, outputs, {"made": made}, 16_000, 320)
+        assert not writer.write([NewUtterance(split, 6, text="ab")], lambda name: {"letters": one_hot("ab")}).failed
+    data = {"store": str(tmp_path), "train": ["train"], "dev": ["dev"]}
+    with pytest.raises(StoreError, match="has several feature sets that fit"):
+        open_corpus(parse_config(values(tmp_path, tmp_path, data=data)))
+
+
+def test_the_dev_set_has_to_have_the_same_outputs(tmp_path):
+    for split, more in (("train", [Output("few", 7, "float16", "fewer")]), ("dev", [])):
+        outputs = [Output("letters", len(LETTERS), "float16", "one-hot"), *more]
+        writer = FeatureWriter(tmp_path, "toy", split, outputs, {"made": "alike"}, 16_000, 320)
+        features = {output.name: one_hot("ab") for output in outputs}
+        assert not writer.write([NewUtterance(split, 6, text="ab")], lambda name, found=features: found).failed
+    data = {"store": str(tmp_path), "train": ["train"], "dev": ["dev"], "outputs": ["few"]}
+    with pytest.raises(StoreError, match=r"no output 'few' in .*dev"):
+        open_corpus(parse_config(values(tmp_path, tmp_path, data=data)))
+
+
+def test_a_dry_run_counts_the_words_of_the_texts(store, tmp_path):
+    config = values(store, tmp_path, adapter={"name": "qformer", "hidden": 32, "layers": 1}, objectives={"stg": {}})
+    done = train({**config, "text": {"tokenizer": "words"}}, tmp_path, "--dry-run", "--json")
+    trained = train({**config, "text": {"tokenizer": "words"}}, tmp_path, "training.max_steps=1", "--json")
+    planned, found = done.json["parameters"], trained.json["parameters"]
+    assert planned == found
+
+
+def test_texts_that_have_changed_end_what_was_learnt_with_their_vocabulary(tmp_path):
+    """The same utterances with other texts, whose characters are as many: ids would mean other letters."""
+    model = {"adapter": {"name": "concat-mlp", "concat": 1, "hidden": 8}, "objectives": {"ctc": {}}}
+    for folder, text in (("old", "ab"), ("new", "ac")):
+        outputs = [Output("letters", len(LETTERS), "float16", "one-hot")]
+        writer = FeatureWriter(tmp_path / folder, "toy", "train", outputs, {"made": "alike"}, 16_000, 320)
+        assert not writer.write([NewUtterance("u", 6, text=text)], lambda name: {"letters": one_hot("ab")}).failed
+        config = values(
+            tmp_path / folder, tmp_path, **model, data={"store": str(tmp_path / folder), "train": ["train"]}
+        )
+        loop = ["training.max_steps=2"] if folder == "old" else ["training.max_steps=4"]
+        last = train(config, tmp_path, *loop, "resume_from_checkpoint=auto")
+    assert last.status == 2
+    assert "have changed, and with them the vocabulary (ctc)" in last.err
+    begun = train(config, tmp_path, *loop, f"init_from={tmp_path / 'run'}", f"output_dir={tmp_path / 'anew'}")
+    assert begun.status == 0, begun.err
+    assert "Began with 2 tensors" in begun.err
+    assert "another vocabulary, so words and classes are learnt anew" in begun.err

@@ -34,6 +34,8 @@ QFORMER: dict[str, Any] = {
 }
 WITH_LLM: dict[str, Any] = {**SMALL, "objectives": {"llm": {}}, "llm": {"model": "smollm2-135m"}}
 
+COMPRESSED: dict[str, Any] = {**WITH_LLM, "adapter": "ctc-compressed", "objectives": {"ctc": {}, "llm": {}}}
+
 
 def configured(values: dict[str, Any], *overrides: str) -> TrainConfig:
     return parse_config(override(values, overrides))
@@ -90,6 +92,15 @@ def test_a_wrong_option_is_named_by_its_path_with_its_value(words, told):
         (WITH_LLM, "llm.quantise=4bit", "leave one of them out"),
         (WITH_LLM, "llm.dtype=float16", "take training.mixed_precision=fp16"),
         (SMALL, "adapter=ctc-compressed", None),
+        (COMPRESSED, "objectives.ctc.units=llm", "tells units itself, one for a frame"),
+        (COMPRESSED, "objectives.ctc.emissions=2", "tells units itself, one for a frame"),
+        (WITH_LLM, "objectives.ctc={units: llm, emissions: 2}", "each embedding tells one token"),
+        (QFORMER, "objectives.stc.queue=64", None),
+        (
+            {**QFORMER, "adapter": "window-qformer"},
+            "objectives.stc.queue=64",
+            "follow its length: take adapter qformer",
+        ),
         (WITH_LLM, "adapter=ctc-compressed", "objectives.ctc is not given"),
         (SMALL, "training.max_steps=null", "neither max_steps nor epochs"),
         (SMALL, "training.epochs=3", "give one of them"),
@@ -252,6 +263,16 @@ def test_what_a_language_model_keeps_is_what_autograd_keeps_of_it():
         return saved_bytes(lambda: model(inputs_embeds=frames, use_cache=False).last_hidden_state, model)
 
     assert _llm_activations(config, shape, embeddings, 4) == pytest.approx(kept(8) - kept(4), rel=0.1)
+
+
+def test_codes_one_after_the_other_in_time_take_as_many_times_the_activations():
+    codes = [Output("codes", 4, "uint16", "codes", codebook_sizes=(16,) * 4)]
+    config = configured({**SMALL, "adapter": "blsp"}, "input.code_width=32", "adapter.hidden=32")
+    summed, apart = (
+        estimate(replace(config, input=replace(config.input, codes=how)), codes, 50.0).memory.activations
+        for how in ("sum", "interleave")
+    )
+    assert apart > 3 * summed
 
 
 def test_weights_of_objectives_are_those_that_are_given():

@@ -12,7 +12,7 @@ import jiwer
 import pytest
 import torch
 from encodeonce.store import FeatureStore
-from encodeonce.train.checkpoint import Fingerprints, check_fits, load_checkpoint, load_trainable
+from encodeonce.train.checkpoint import Fingerprints, check_fits, load_checkpoint, load_trainable, save_checkpoint
 from encodeonce.train.config import LoopConfig, Phase
 from encodeonce.train.errors import TrainingError
 from encodeonce.train.loop import Trainer, TrainingReport
@@ -20,7 +20,7 @@ from encodeonce.train.metrics import read_metrics
 from encodeonce.train.optimiser import MovingAverage, learning_rate_factor, parameter_groups
 from encodeonce.train.randomness import random_state, seed_all, set_random_state
 from encodeonce.train.step import Stepper
-from encodeonce.train.validation import pick_sample, validate
+from encodeonce.train.validation import Validation, pick_sample, validate
 from safetensors.torch import load_file
 from streams import frames_of, make_store
 from torch import multiprocessing
@@ -113,9 +113,50 @@ def test_minutes_and_signals_end_a_run_that_goes_on_to_the_same_weights(stores, 
 
 
 def test_a_training_that_stands_is_not_written_over(stores, tmp_path):
-    run(stores, toy_config(tmp_path / "out", max_steps=2))
-    with pytest.raises(TrainingError, match="holds a training at step-000002"):
-        trainer_of(stores, toy_config(tmp_path / "out"))
+    for name in ("out", "other"):
+        run(stores, toy_config(tmp_path / name, max_steps=2))
+    for resume in (None, str(tmp_path / "other" / "last")):
+        with pytest.raises(TrainingError, match="holds a training at step-000002"):
+            trainer_of(stores, toy_config(tmp_path / "out", resume=resume))
+    trainer_of(stores, toy_config(tmp_path / "out", resume=str(tmp_path / "out" / "last")))
+
+
+def test_a_run_that_is_killed_while_it_writes_a_checkpoint_loses_no_line(stores, tmp_path, monkeypatch):
+    _, whole = run(stores, toy_config(tmp_path / "whole"))
+    for moment in ("before", "behind"):
+        saves = []
+
+        def save(*arguments, moment=moment, saves=saves):
+            saves.append(arguments[1])
+            if moment == "behind" or len(saves) == 1:
+                save_checkpoint(*arguments)
+            if len(saves) == 2:
+                raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr("encodeonce.train.loop.save_checkpoint", save)
+            with pytest.raises(Killed):
+                run(stores, toy_config(tmp_path / moment))
+        assert saves == [5, 10]
+        _, resumed = run(stores, toy_config(tmp_path / moment, resume="auto"))
+        assert_same(resumed, whole)
+        lines = [[(x["step"], "dev" in x) for x in read_metrics(tmp_path / name)] for name in ("whole", moment)]
+        assert lines[0] == lines[1]
+
+
+def test_of_equal_word_error_rates_the_lower_loss_is_better(stores, tmp_path, monkeypatch):
+    found = iter([(0.5, 1.0), (0.5, 2.0), (0.5, 0.9), (0.4, 3.0), (0.4, math.nan)])
+
+    def told(*arguments):
+        wer, loss = next(found)
+        return Validation({"ctc": loss, "stg": loss}, loss, wer, wer, ())
+
+    monkeypatch.setattr("encodeonce.train.loop.validate", told)
+    report, _ = run(stores, toy_config(tmp_path / "out", max_steps=5, eval_steps=1))
+    lines = [line for line in read_metrics(tmp_path / "out") if "wer" in line]
+    assert [line["best"] for line in lines] == [True, False, True, True, False]
+    assert (report.best or {})["step"] == 4
+    assert "NaN" not in (tmp_path / "out" / "metrics.jsonl").read_text()
 
 
 def test_two_ranks_equal_one_with_twice_the_batches(stores, tmp_path, unused_port):
@@ -272,6 +313,17 @@ def test_too_little_memory_says_which_knob(stores, tmp_path):
         TrainingError, match=r"out of memory at a batch of \d+ utterances.*data.frames_per_batch \(40000\)"
     ):
         run(stores, toy_config(tmp_path / "out"), dies_at(2, exhaust))
+
+
+def test_too_little_memory_for_features_or_validation_says_it_too(stores, tmp_path, monkeypatch):
+    def exhaust(*arguments):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    for number, place in enumerate(("encodeonce.train.loop.validate", "encodeonce.train.loop.islice")):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, exhaust)
+            with pytest.raises(TrainingError, match=r"out of memory after step \d+: lower data.frames_per_batch"):
+                run(stores, toy_config(tmp_path / str(number)))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it_whole(stores, tmp_path):

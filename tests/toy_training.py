@@ -11,7 +11,6 @@ from encodeonce.train.adapters.concat import ConcatConfig
 from encodeonce.train.batch import FeatureIdentity, TrainBatch
 from encodeonce.train.config import LoopConfig, Phase, TrainConfig
 from encodeonce.train.loop import Trainer
-from encodeonce.train.model import Vocabularies
 from encodeonce.train.objectives.base import Tokens
 from encodeonce.train.objectives.config import CTCConfig, GenerationConfig, ObjectivesConfig
 from encodeonce.train.optimiser import trainable_parameters
@@ -80,7 +79,7 @@ class ToyModel(nn.Module):
         self.rest = nn.Sequential(nn.LayerNorm(WIDTH), nn.Dropout(dropout), nn.GELU())
         self.words = Words()
         self.objectives = nn.ModuleDict({"ctc": self.words, "stg": First()})
-        self.llm, self.writes, self.vocabularies = None, "ctc", Vocabularies()
+        self.llm, self.writes = None, "ctc"
         self.steps_left: int | None = None
         """Forward passes until something happens."""
         self.event: Any = None
@@ -107,6 +106,9 @@ class ToyModel(nn.Module):
 
     def trainable(self) -> Mapping[str, Tensor]:
         return trainable_parameters(self)
+
+    def save_beside(self, folder: Path) -> None:
+        """There is nothing beside its weights."""
 
 
 def toy_model(dropout: float = 0.1) -> Any:

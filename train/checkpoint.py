@@ -6,6 +6,7 @@
             config.yaml            every option
             fingerprints.json      of the features and the language model; the step, and what validation found there
             tokenizer/             the vocabularies, where there are some
+            sizes.json             of a Q-Former's body, so that nobody has to have the BERT that it began with
             state.pt               what a later run goes on with; in the last one alone
         last -> step-000500        symbolic links, swapped by a rename
         best -> step-000400
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
@@ -36,16 +38,21 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from encodeonce.train.model import AdapterModel
 
-ADAPTER, CONFIG, FINGERPRINTS, TOKENIZER, STATE = (
+ADAPTER, CONFIG, FINGERPRINTS, TOKENIZER, SIZES, STATE = (
     "adapter.safetensors",
     "config.yaml",
     "fingerprints.json",
     "tokenizer",
+    "sizes.json",
     "state.pt",
 )
 LAST, BEST = "last", "best"
 MODEL_SECTIONS = ("adapter", "objectives", "input", "text", "llm", "phases")
 """Sections of a configuration that a run which goes on cannot change."""
+TEXT_OPTIONS = ("data.target", "data.lower")
+"""Neither these: what is said would be something else."""
+OF_A_VOCABULARY = ("adapter.text.words.", "adapter.text.bias", "adapter.ctc_head.", "objectives.ctc.head.linear.")
+"""Beginnings of names of tensors with a row for each word or class."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,6 @@ class Checkpoint:
     def config(self) -> TrainConfig:
         """The configuration it was trained with."""
         return load_config(self.folder / CONFIG)
-
-    @property
-    def tokenizer(self) -> Path | None:
-        """The folder of its vocabularies, where it has some."""
-        folder = self.folder / TOKENIZER
-        return folder if folder.is_dir() else None
 
     def tensors(self) -> dict[str, Tensor]:
         """What was trained, by name."""
@@ -163,13 +164,23 @@ def check_same_model(checkpoint: Checkpoint, config: TrainConfig) -> None:
     differing = [
         f"{path}={ours.get(path)} against {theirs.get(path)}"
         for path in dict.fromkeys([*ours, *theirs])
-        if path.split(".")[0] in MODEL_SECTIONS and ours.get(path) != theirs.get(path)
+        if (path.split(".")[0] in MODEL_SECTIONS or path in TEXT_OPTIONS) and ours.get(path) != theirs.get(path)
     ]
     if differing:
         raise TrainingError(
             f"{checkpoint.folder} cannot be resumed, here against there: {'; '.join(differing)}; take the same, "
             f"or another output_dir and init_from={checkpoint.folder}"
         )
+
+
+def other_vocabularies(checkpoint: Checkpoint, model: "AdapterModel") -> list[str]:
+    """The vocabularies of a model that the checkpoint has otherwise: learnt from other texts, their numbers mean other words."""
+    with TemporaryDirectory() as temporary:
+        model.save_beside(Path(temporary))
+        folder, theirs = Path(temporary) / TOKENIZER, checkpoint.folder / TOKENIZER
+        files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+        kept = [path for path in files if (theirs / path).is_file()]
+        return sorted({path.parts[0] for path in kept if (folder / path).read_bytes() != (theirs / path).read_bytes()})
 
 
 def load_trainable(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -188,10 +199,18 @@ def load_trainable(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     _fill(named, tensors)
 
 
-def begin_with(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[int, list[str]]:
-    """Give a model what fits by name and shape: how many tensors were taken, and the names of those that were not."""
-    named = _named(model)
-    fitting = {name: v for name, v in tensors.items() if name in named and named[name].shape == v.shape}
+def begin_with(model: nn.Module, tensors: Mapping[str, Tensor], other_words: bool = False) -> tuple[int, list[str]]:
+    """Give a model what fits by name and shape: how many tensors were taken, and the names of those that were not.
+
+    Args:
+        other_words: the tensors are of another vocabulary, so that their rows of words do not fit whatever their shape.
+    """
+    named, strange = _named(model), OF_A_VOCABULARY if other_words else ()
+    fitting = {
+        name: value
+        for name, value in tensors.items()
+        if name in named and named[name].shape == value.shape and not name.startswith(strange)
+    }
     _fill(named, fitting)
     return len(fitting), [name for name in tensors if name not in fitting]
 
@@ -221,8 +240,8 @@ def save_checkpoint(
         _write(temporary / CONFIG, lambda file: file.write(to_yaml(config).encode()))
         _write(temporary / FINGERPRINTS, lambda file: file.write((json.dumps(values, indent=1) + "\n").encode()))
         _write(temporary / STATE, lambda file: torch.save(dict(state), file))
-        model.vocabularies.save(temporary / TOKENIZER)
-        for path in (temporary / TOKENIZER).rglob("*"):
+        model.save_beside(temporary)
+        for path in temporary.rglob("*"):
             _fsync(path)
         fsync_folder(temporary)
         os.replace(temporary, output_dir / name)

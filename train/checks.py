@@ -130,12 +130,25 @@ def _objectives(config: TrainConfig) -> Iterator[str]:
         )
     if adapter.name == "ctc-compressed" and "ctc" not in given:
         yield "adapter ctc-compressed merges by what CTC hears, and objectives.ctc is not given: add ctc: {}"
+    ctc = config.objectives.ctc
+    if adapter.name == "ctc-compressed" and ctc and (ctc.units == "llm" or ctc.emissions > 1):
+        yield (
+            f"objectives.ctc: adapter ctc-compressed tells units itself, one for a frame, and ctc asks for units={ctc.units}, "
+            f"emissions={ctc.emissions}: take units characters or text, and emissions 1"
+        )
+    elif ctc and ctc.units == "llm" and ctc.emissions > 1:
+        yield f"objectives.ctc.emissions={ctc.emissions}: with units llm each embedding tells one token; leave it out"
     if "ctc" in given and not adapter.ordered:
         yield (
             f"objectives.ctc needs embeddings in the order of time, which those of adapter {adapter.name} are not: take "
             f"window-qformer, concat-mlp, bilstm or another that follows time"
         )
     stc = config.objectives.stc
+    if stc and stc.queue and adapter.ordered and adapter.has_text:
+        yield (
+            f"objectives.stc.queue={stc.queue} keeps as many queries of every utterance, and those of {adapter.name} follow its "
+            f"length: take adapter qformer, or leave the queue out"
+        )
     if stc and config.data.max_batch == 1 and not stc.queue:
         yield "data.max_batch=1 leaves objectives.stc nothing to tell apart: take a larger one, or objectives.stc.queue"
 

@@ -70,7 +70,7 @@ class LoopConfig:
     final_learning_rate: float = 0.0
     """Where the schedule ends, as a share of `learning_rate`."""
     weight_decay: float = 0.05
-    """Of matrices alone; vectors (biases, norms, queries excepted) have none."""
+    """Of matrices alone, queries and embeddings among them; vectors (biases, norms) have none."""
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     ema: float | None = None

@@ -251,11 +251,11 @@ def _real(value: Any, path: str) -> float:
 def _whole(value: Any, path: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and NUMBER.fullmatch(value):
-        value = float(value)
-    if not isinstance(value, float) or not value.is_integer():
+    written = isinstance(value, float) or (isinstance(value, str) and NUMBER.fullmatch(value))
+    number = float(value) if written else math.nan
+    if not number.is_integer():
         raise TrainingError(f"{path}={_shown(value)}: take a whole number")
-    return int(value)
+    return int(number)
 
 
 PLAIN: dict[type[Any], Callable[[Any, str], Any]] = {str: _text, bool: _truth, float: _real, int: _whole}

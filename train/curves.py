@@ -48,7 +48,7 @@ def _losses(axes: "Axes", lines: Sequence[dict[str, Any]]) -> None:
     values: list[float] = []
     for name, colour in zip(names, COLOURS, strict=False):
         for key, style, label in (("losses", "-", "train"), ("dev", "o--", "dev")):
-            points = [(line["step"], line[key][name]) for line in lines if name in line.get(key, {})]
+            points = [(line["step"], line[key][name]) for line in lines if line.get(key, {}).get(name) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=colour, lw=1.2, ms=3.5, label=f"{name}, {label}")
                 values += [value for _, value in points]

@@ -1,12 +1,13 @@
 """What a training takes, told before anything large is loaded: parameters by part, bytes of memory by part."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from encodeonce.store.layout import Output
-from encodeonce.train.adapters.base import Adapter, AdapterConfig
+from encodeonce.train.adapters.base import AdapterConfig
 from encodeonce.train.checks import objective_weights, text_is_read
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.inputs import FeatureInput
@@ -34,7 +35,7 @@ class Memory:
     """Bytes on the device that trains, by what they are for. A GPU's libraries and the gaps between blocks take 0.5 to 1 GB more."""
 
     weights: int
-    """Of what is trained, float32."""
+    """Of input, adapter and heads, float32."""
     gradients: int
     optimiser: int
     """AdamW's two moments; and the moving average, where there is one."""
@@ -70,7 +71,7 @@ class Estimate:
         )
         return [
             f"Parameters: {millions(sum(self.trained.values()))} trained ({parts}){frozen}",
-            f"Memory: about {gigabytes(self.memory.total)} ({memory})",
+            f"Memory: about {gigabytes(self.memory.total)} beside Python's and PyTorch's own ({memory})",
         ]
 
 
@@ -118,20 +119,21 @@ def estimate(
         adapter = options.build(features.width, _seen(config, words))
     frames = round(UTTERANCE_SECONDS * frame_rate)
     utterances = config.data.frames_per_batch / frames
-    embeddings = int(adapter.output_lengths(torch.tensor([frames]))[0])
+    embeddings = int(adapter.output_lengths(features.output_lengths(torch.tensor([frames])))[0])
+    unread = sum(weight.numel() for weight in adapter.unread(objective_weights(config)))
     trained = {
         "input": _count(features),
-        "adapter": _count(adapter),
+        "adapter": _count(adapter) - unread,
         "objectives": _heads(config, adapter.width, words),
     }
     if shape and config.llm:
         trained |= {"projection": (adapter.width + 1) * shape.hidden, "lora": _lora(config.llm, shape)}
     trained = {name: count for name, count in trained.items() if count}
     count = 4 * sum(trained.values())
-    fixed, each = _activations(config, options, features.width, frames, words)
+    fixed, each = _activations(config, options, outputs, frames, words)
     each += _classes(config, embeddings, words)
     memory = Memory(
-        weights=count,
+        weights=count + 4 * unread,
         gradients=count,
         optimiser=count * (2 if config.training.ema is None else 3),
         activations=round(fixed + utterances * each),
@@ -139,7 +141,8 @@ def estimate(
         llm_activations=_llm_activations(config, shape, embeddings, utterances) if shape else 0,
         batches=PREFETCHED * config.data.frames_per_batch * 4 * sum(output.width for output in outputs),
     )
-    return Estimate(trained, {"llm": shape.parameters} if shape else {}, memory)
+    frozen = {"adapter": unread, "llm": shape.parameters if shape else 0}
+    return Estimate(trained, {name: size for name, size in frozen.items() if size}, memory)
 
 
 def vocabulary_of(config: TrainConfig) -> int | None:
@@ -207,40 +210,47 @@ def saved_bytes(run: Callable[[], Any], model: nn.Module) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+class _Model(nn.Module):
+    """Input and adapter of a training."""
+
+    def __init__(
+        self, config: TrainConfig, options: AdapterConfig, outputs: Sequence[Output], words: int | None
+    ) -> None:
+        super().__init__()
+        self.input = FeatureInput(config.input, outputs)
+        self.adapter = options.build(self.input.width, _seen(config, words))
+        self.adapter.checkpointing = config.training.gradient_checkpointing
+        self.train()
+
+
 def _activations(
-    config: TrainConfig, adapter: AdapterConfig, width: int, frames: int, words: int | None
+    config: TrainConfig, adapter: AdapterConfig, outputs: Sequence[Output], frames: int, words: int | None
 ) -> tuple[int, int]:
     """Bytes that a batch takes however small it is (weights in 16 bits), and what each utterance adds."""
     tokens, half = round(UTTERANCE_SECONDS * TOKENS_A_SECOND), config.training.mixed_precision != "no"
 
-    def run(model: Adapter, count: int, length: int) -> int:
-        features, lengths = torch.zeros(count, length, width), torch.full((count,), length)
+    def run(model: _Model, count: int, length: int) -> int:
+        values = [torch.zeros(count, length, output.width) for output in outputs]
+        lengths = torch.full((count,), length)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            return saved_bytes(lambda: _passes(config, model, features, lengths, tokens), model)
+            return saved_bytes(lambda: _passes(config, model, values, lengths, tokens), model)
 
-    try:
-        with FakeTensorMode():  # shapes are computed, and nothing else
-            model = _built(config, adapter, width, words)
-            one, two = run(model, 1, frames), run(model, 2, frames)
-        return 2 * one - two, two - one
-    except (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-    ):  # shapes that depend on values: LSTMs over packed utterances, merged frames
-        model, share = _built(config, adapter, width, words), 8
-        one, two = run(model, 1, frames // share), run(model, 2, frames // share)
-        return max(0, 2 * one - two), share * (two - one)
+    with suppress(DataDependentOutputException, DynamicOutputShapeException), FakeTensorMode():
+        model = _Model(config, adapter, outputs, words)
+        if not any(isinstance(module, nn.LSTM) for module in model.modules()):
+            one, two = run(model, 1, frames), run(model, 2, frames)  # shapes are computed, and nothing else
+            return 2 * one - two, two - one
+    # Merged frames have shapes that depend on values, and LSTMs keep more than their shapes tell.
+    model, share = _Model(config, adapter, outputs, words), 8
+    one, two = run(model, 1, frames // share), run(model, 2, frames // share)
+    return max(0, 2 * one - two), share * (two - one)
 
 
-def _built(config: TrainConfig, adapter: AdapterConfig, width: int, words: int | None) -> Adapter:
-    model = adapter.build(width, _seen(config, words))
-    model.checkpointing = config.training.gradient_checkpointing
-    return model.train()
-
-
-def _passes(config: TrainConfig, adapter: Adapter, features: Tensor, lengths: Tensor, tokens: int) -> list[Any]:
-    """What a step computes with the adapter, all of it held."""
-    given, adapted = objective_weights(config), adapter(features, lengths)
+def _passes(config: TrainConfig, model: _Model, values: Sequence[Tensor], lengths: Tensor, tokens: int) -> list[Any]:
+    """What a step computes with input and adapter, all of it held."""
+    given, adapter = objective_weights(config), model.adapter
+    features, lengths = model.input(values, lengths)
+    adapted = adapter(features, lengths)
     held: list[Any] = [adapted]
     if not isinstance(adapter, QFormer) or not given.keys() & {"stc", "stm", "stg"}:
         return held

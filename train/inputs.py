@@ -1,6 +1,7 @@
 """From stored outputs to the features an adapter reads: layers mixed, codes embedded, positions added, parts masked."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,13 @@ class MaskConfig:
     width_spans: int = 0
     width_share: float = 0.1
     """Dimensions of a span at most."""
+
+    def __post_init__(self) -> None:
+        for option, value in vars(self).items():
+            most = 1 if option.endswith("share") else math.inf
+            if not 0 <= value <= most:
+                fitting = "a share from 0 to 1" if most == 1 else "0 or more"
+                raise TrainingError(f"input.mask.{option}={value}: take {fitting}")
 
 
 @dataclass(frozen=True, kw_only=True)

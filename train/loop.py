@@ -1,5 +1,6 @@
 """The training loop: steps of a global batch that is the same however it is cut, validation, checkpoints, and going on exactly."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,7 @@ from encodeonce.train.checkpoint import (
     check_same_model,
     load_checkpoint,
     load_trainable,
+    other_vocabularies,
     save_checkpoint,
 )
 from encodeonce.train.config import TrainConfig
@@ -31,7 +33,7 @@ from encodeonce.train.progress import TrainingProgress
 from encodeonce.train.randomness import random_state, seed_all, set_random_state
 from encodeonce.train.ranks import Ranks
 from encodeonce.train.reporting import Reporting
-from encodeonce.train.step import Stepper
+from encodeonce.train.step import Stepper, is_short_of_memory
 from encodeonce.train.validation import pick_sample, validate
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ class Best:
     """The best validation so far, and how many have come since."""
 
     step: int
-    value: float
+    value: tuple[float, ...]
+    """What is to be small: the word error rate, where that is asked for, and then the loss."""
     dev: dict[str, Any]
     misses: int = 0
 
@@ -136,7 +139,7 @@ class Trainer:
             TrainingError: a loss that is not finite, too little memory, a disk that is full; what was good is kept.
         """
         ended: Ended = "finished"
-        reporting = Reporting(self.output_dir, self.ranks, self.progress, self.step, self.loop.tensorboard)
+        reporting = Reporting(self.output_dir, self.ranks, self.progress, self.step, self.loop)
         self.model.train()
         try:
             with Interrupts() as interrupts, self.progress.steps(self.total):
@@ -153,15 +156,21 @@ class Trainer:
                     if stop and self.step < self.total:
                         ended = stop
                         break
+                wait_share = reporting.meter.wait_share
                 if self.saved_at != self.step:
                     self._save()
         except OSError as error:
-            raise TrainingError(f"{self.output_dir}: {error.strerror or error}; {RESUME}") from error
+            where = error.filename or self.output_dir
+            raise TrainingError(f"{where}: {error.strerror or error}; {RESUME}") from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_short_of_memory(error):
+                raise
+            raise TrainingError(f"out of memory after step {self.step}: {self._advice()}; {RESUME}") from error
         finally:
+            self._batches = None  # which ends the threads that read ahead
             reporting.close()
         reporting.draw()
         best = None if self.best is None else {"step": self.best.step, **self.best.dev}
-        memory, share = memory_bytes(self.ranks.device), reporting.meter.wait_share
         return TrainingReport(
             str(self.output_dir),
             ended,
@@ -170,8 +179,8 @@ class Trainer:
             self.data.train.epoch,
             best,
             reporting.seconds,
-            share,
-            memory,
+            wait_share,
+            memory_bytes(self.ranks.device),
         )
 
     def _train_step(self, part: Part, reporting: Reporting) -> None:
@@ -226,14 +235,16 @@ class Trainer:
         with self._averaged():
             found = validate(self.model, self.data.dev, part.weights, sample, self.ranks, self.config.seed)
         dev = {"loss": found.loss, "losses": found.losses, "wer": found.wer, "cer": found.cer}
-        value = found.wer if self.loop.best == "wer" and found.wer is not None else found.loss
+        loss = math.inf if math.isnan(found.loss) else found.loss
+        value = (found.wer, loss) if self.loop.best == "wer" and found.wer is not None else (loss,)
         is_best = part.final and (self.best is None or value < self.best.value)
         if is_best:
             self.best = Best(self.step, value, dev)
         elif part.final and self.best:
             self.best.misses += 1
-        self._save(dev, is_best)
+        # A run that is killed from here on goes on before this line, and drops it, or behind it.
         reporting.validated(found, self.step, epoch, part, is_best, time.monotonic() - begun)
+        self._save(dev, is_best)
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.average.in_place() if self.average else nullcontext()
@@ -270,17 +281,21 @@ class Trainer:
         wanted, last = self.config.resume_from_checkpoint, self.output_dir / LAST
         if wanted == "auto":
             return load_checkpoint(last) if last.is_dir() else None
-        if wanted is not None:
-            return load_checkpoint(wanted)
-        if last.is_dir():
+        found = None if wanted is None else load_checkpoint(wanted)
+        if last.is_dir() and (found is None or found.folder.parent != self.output_dir.resolve()):
             raise TrainingError(
                 f"{self.output_dir} holds a training at {last.resolve().name}: {RESUME} with it; or give another output_dir"
             )
-        return None
+        return found
 
     def _read(self, found: Checkpoint) -> dict[str, Any]:
         check_fits(found, self.fingerprints)
         check_same_model(found, self.config)
+        if other := other_vocabularies(found, self.model):
+            raise TrainingError(
+                f"{found.folder} cannot be resumed: the texts of {self.config.data.store} have changed, and with them the vocabulary "
+                f"({', '.join(other)}); begin anew in another output_dir with init_from={found.folder}"
+            )
         return found.state()
 
     @property
@@ -322,12 +337,14 @@ class Trainer:
 
     def _begin_with(self, found: Checkpoint) -> None:
         check_fits(found, self.fingerprints, llm=False)
-        taken, left = begin_with(self.model, found.tensors())
+        other = other_vocabularies(found, self.model)
+        taken, left = begin_with(self.model, found.tensors(), bool(other))
         if not taken:
             raise TrainingError(
                 f"init_from={found.folder}: none of its {len(left)} tensors fits this model by name and shape"
             )
         rest = f"; {len(left)} do not fit, e.g. {left[0]}" if left else ""
+        rest += "; these texts have another vocabulary, so words and classes are learnt anew" if other else ""
         self.progress.say(f"Began with {taken} tensors of {found.folder}{rest}")
 
     def _stop_at_wrong(self, wrong: str, before: Mapping[str, Any]) -> None:

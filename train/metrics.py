@@ -1,6 +1,7 @@
 """What a training measures: lines of JSON always, TensorBoard on request."""
 
 import json
+import math
 import resource
 import sys
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ class Metrics:
     def write(self, line: Mapping[str, Any]) -> None:
         """Add a line; it has a step."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in _flat(line):
                 self._board.add_scalar(name, value, line["step"])
@@ -67,6 +68,13 @@ def memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can say: no NaN and no infinity, which a gradient scaler's skipped steps have."""
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(line: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from encodeonce.store.files import read_json
 from encodeonce.store.layout import Output
 from encodeonce.train.adapters.base import Adapter
 from encodeonce.train.adapters.compressed import CompressedConfig
+from encodeonce.train.checkpoint import SIZES, TOKENIZER, Checkpoint, load_trainable
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.errors import TrainingError
 from encodeonce.train.inputs import FeatureInput
 from encodeonce.train.objectives.base import Objective, Spoken, Tokens
 from encodeonce.train.objectives.contrastive import Contrastive, queries_of
-from encodeonce.train.objectives.ctc import CTC, RowHead, UnitHead, least_frames
+from encodeonce.train.objectives.ctc import BLANK, CTC, RowHead, UnitHead, least_frames
 from encodeonce.train.objectives.generation import Generation, generate
-from encodeonce.train.objectives.language_model import LanguageModelObjective
+from encodeonce.train.objectives.language_model import LanguageModelObjective, SoftPrompt
 from encodeonce.train.objectives.matching import Matching
 from encodeonce.train.qformer import QFormer
 from encodeonce.train.tokenizer import Tokenizer
@@ -73,13 +75,13 @@ class Vocabularies:
                 tokenizer.save(folder / name)
         if self.rows is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / ROWS_FILE).write_text(json.dumps(self.rows) + "\n")
+            (folder / ROWS_FILE).write_text(json.dumps({"ids": self.rows}) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabularies":
         """What `save` wrote."""
         text, ctc = (load_tokenizer(folder / name) if (folder / name).is_dir() else None for name in (TEXT, CTC_UNITS))
-        rows = tuple(json.loads((folder / ROWS_FILE).read_text())) if (folder / ROWS_FILE).is_file() else None
+        rows = tuple(read_json(folder / ROWS_FILE)["ids"]) if (folder / ROWS_FILE).is_file() else None
         return cls(text, ctc, rows)
 
 
@@ -91,6 +93,7 @@ class AdapterModel(nn.Module):
         adapter: what is trained.
         objectives: by name, in the order in which they are computed.
         llm: the frozen language model, where the training has one; no part of it but a LoRA is trained, or kept in a checkpoint.
+        projection: from the adapter's embeddings to the language model's; objectives share it.
         vocabularies: what texts are read with.
     """
 
@@ -102,9 +105,10 @@ class AdapterModel(nn.Module):
         objectives: Mapping[str, Objective],
         vocabularies: Vocabularies,
         llm: "FrozenLLM | None" = None,
+        projection: SoftPrompt | None = None,
     ) -> None:
         super().__init__()
-        self.input, self.adapter, self.llm = features, adapter, llm
+        self.input, self.adapter, self.projection, self.llm = features, adapter, projection, llm
         self.objectives = nn.ModuleDict(objectives)
         self.vocabularies, self._config = vocabularies, config
 
@@ -165,6 +169,12 @@ class AdapterModel(nn.Module):
         kept = {name for name in self.state_dict() if not name.startswith("llm.")}
         return {**trained, **{name: value for name, value in self.named_buffers() if name in kept}}
 
+    def save_beside(self, folder: Path) -> None:
+        """Write what `restore_model` builds by into a checkpoint's folder: vocabularies, and the sizes that a BERT gave."""
+        self.vocabularies.save(folder / TOKENIZER)
+        if sizes := self.adapter.body_sizes:
+            (folder / SIZES).write_text(json.dumps(sizes, indent=1) + "\n")
+
     def encoders(self) -> dict[str, Callable[[str], list[int]]]:
         """For each objective: from a text to its ids. Objectives of one vocabulary give the same function."""
         text = self.vocabularies.text
@@ -182,7 +192,7 @@ class AdapterModel(nn.Module):
         tokens = torch.tensor([len(text) for text in texts], dtype=torch.int64)
         if objective in READ:
             return {f"more than {self._most_text} tokens": tokens > self._most_text}
-        embeddings = self.adapter.output_lengths(self._frames(frames))
+        embeddings = self.adapter.output_lengths(self.input.output_lengths(frames))
         if objective == "ctc":
             least = torch.tensor([least_frames(text) for text in texts], dtype=torch.int64)
             emissions = embeddings * self._objective(CTC, objective).emissions
@@ -199,10 +209,6 @@ class AdapterModel(nn.Module):
         """Tokens of a text at most: what the configuration says, and what the Q-Former has positions for beside the special ones."""
         most = self._config.text.max_tokens
         return min(most, self.adapter.sizes.body.positions - 2) if isinstance(self.adapter, QFormer) else most
-
-    def _frames(self, frames: Tensor) -> Tensor:
-        tables = self.input.tables
-        return frames if tables is None or tables.summed else frames * tables.codebooks
 
     def _ctc_encoder(self, read: Callable[[str], list[int]] | None) -> Callable[[str], list[int]]:
         head = self._objective(CTC, "ctc").head
@@ -246,18 +252,32 @@ def build_model(
     """
     llm = _load_llm(config, device)
     vocabularies = Vocabularies.learn(config, texts, None if llm is None else llm.words)
-    return _assemble(config, outputs, vocabularies, moments, llm).to(device)
+    features = FeatureInput(config.input, outputs, moments)
+    adapter = config.adapter.build(features.width, _classes(config, vocabularies))
+    return _assemble(config, features, adapter, vocabularies, llm).to(device)
 
 
 def restore_model(
-    config: TrainConfig, outputs: Sequence[Output], vocabularies: Path, device: torch.device | str = "cpu"
+    checkpoint: Checkpoint, outputs: Sequence[Output], device: torch.device | str = "cpu"
 ) -> AdapterModel:
-    """The model of a checkpoint, as far as its configuration and its folder of vocabularies say; its weights are still to come.
+    """The model of a checkpoint with its weights, in evaluation mode; of pretrained models its language model alone is loaded.
+
+    Args:
+        outputs: of the store, in the order in which they are read: `checkpoint.fingerprints.outputs`.
 
     Raises:
-        TrainingError: as `build_model`.
+        TrainingError: as `build_model`; or the checkpoint is damaged. StoreError: a file of it is missing or damaged.
     """
-    return _assemble(config, outputs, Vocabularies.load(vocabularies), None, _load_llm(config, device)).to(device)
+    config, vocabularies = checkpoint.config, Vocabularies.load(checkpoint.folder / TOKENIZER)
+    features = FeatureInput(config.input, outputs)
+    sizes = read_json(file) if (file := checkpoint.folder / SIZES).is_file() else {}
+    try:
+        adapter = config.adapter.rebuild(features.width, _classes(config, vocabularies), sizes)
+    except TypeError as error:
+        raise TrainingError(f"{file} is damaged: {error}; take another checkpoint") from None
+    model = _assemble(config, features, adapter, vocabularies, _load_llm(config, device))
+    load_trainable(model, checkpoint.tensors())
+    return model.to(device).eval()
 
 
 def _load_llm(config: TrainConfig, device: torch.device | str) -> "FrozenLLM | None":
@@ -270,18 +290,21 @@ def _load_llm(config: TrainConfig, device: torch.device | str) -> "FrozenLLM | N
 
 def _assemble(
     config: TrainConfig,
-    outputs: Sequence[Output],
+    features: FeatureInput,
+    adapter: Adapter,
     vocabularies: Vocabularies,
-    moments: Sequence[tuple[ArrayLike, ArrayLike]] | None,
     llm: "FrozenLLM | None",
 ) -> AdapterModel:
-    features = FeatureInput(config.input, outputs, moments)
-    adapter = config.adapter.build(features.width, _classes(config, vocabularies))
     adapter.checkpointing = config.training.gradient_checkpointing
     if llm is not None:
         llm.checkpointing = config.training.gradient_checkpointing
-    objectives = _objectives(config, adapter, vocabularies, llm)
-    return AdapterModel(config, features, adapter, objectives, vocabularies, llm)
+    # Cosines leave the length of what CTC brings near the language model's rows free: the soft prompt takes that of the rows.
+    rows = vocabularies.rows is not None
+    projection = None if llm is None else SoftPrompt(adapter.width, llm, as_long_as_rows=rows)
+    objectives = _objectives(config, adapter, vocabularies, llm, projection)
+    for weight in adapter.unread(objectives):
+        weight.requires_grad_(False)
+    return AdapterModel(config, features, adapter, objectives, vocabularies, llm, projection)
 
 
 def _classes(config: TrainConfig, vocabularies: Vocabularies) -> int | None:
@@ -293,7 +316,11 @@ def _classes(config: TrainConfig, vocabularies: Vocabularies) -> int | None:
 
 
 def _objectives(
-    config: TrainConfig, adapter: Adapter, vocabularies: Vocabularies, llm: "FrozenLLM | None"
+    config: TrainConfig,
+    adapter: Adapter,
+    vocabularies: Vocabularies,
+    llm: "FrozenLLM | None",
+    projection: SoftPrompt | None,
 ) -> dict[str, Objective]:
     """In the order in which they are computed: matching takes its negatives from the contrast before it."""
     given, width, contrast = config.objectives, adapter.width, None
@@ -305,25 +332,33 @@ def _objectives(
         made["stm"] = Matching(width, _there(vocabularies.text), similarities)
     if given.stg is not None:
         made["stg"] = Generation(_there(vocabularies.text), given.stg)
-    model = None if llm is None else LanguageModelObjective(width, llm)
     if given.ctc is not None:
-        made["ctc"] = CTC(_head(config, width, vocabularies, model))
+        made["ctc"] = CTC(_head(config, width, vocabularies, llm, projection))
     if given.llm is not None:
-        made["llm"] = _there(model)
+        made["llm"] = LanguageModelObjective(_there(projection), _there(llm))
     return made
 
 
 def _head(
-    config: TrainConfig, width: int, vocabularies: Vocabularies, model: LanguageModelObjective | None
+    config: TrainConfig,
+    width: int,
+    vocabularies: Vocabularies,
+    llm: "FrozenLLM | None",
+    projection: SoftPrompt | None,
 ) -> UnitHead | RowHead | None:
     """What tells CTC's units; None: the adapter does itself."""
+    text = vocabularies.ctc or vocabularies.text
+    if vocabularies.rows is None and _there(text).pad != BLANK:
+        raise TrainingError(
+            f"objectives.ctc.units=text: CTC's blank is token {BLANK}, and of this vocabulary [PAD] is token {_there(text).pad}; "
+            f"take objectives.ctc.units=characters"
+        )
     if isinstance(config.adapter, CompressedConfig):
         return None
     if vocabularies.rows is not None:
-        rows = _there(model).llm.weight.detach()[list(vocabularies.rows)]
-        return RowHead(_there(model).project, rows, vocabularies.rows)
-    units = _there(vocabularies.ctc or vocabularies.text)
-    return UnitHead(width, units.size, _there(config.objectives.ctc).emissions)
+        rows = _there(llm).weight.detach()[list(vocabularies.rows)]
+        return RowHead(_there(projection), rows, vocabularies.rows)
+    return UnitHead(width, _there(text).size, _there(config.objectives.ctc).emissions)
 
 
 def _text_tokenizer(config: TrainConfig, texts: Sequence[str]) -> Tokenizer:

@@ -1,5 +1,6 @@
 """How a training goes: a live line on a terminal, plain lines now and then otherwise; on stderr, by the first rank alone."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ class TrainingProgress:
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.quiet = quiet
         self._bar: tuple[Progress, TaskID] | None = None
-        self._told = time.monotonic()
+        self._told = -math.inf
 
     def say(self, line: str) -> None:
         """One line about what has happened."""
@@ -45,7 +46,7 @@ class TrainingProgress:
         if self._bar:
             bar, task = self._bar
             bar.update(task, completed=step, state=line)
-        elif now - self._told > PLAIN_SECONDS:
+        elif step > 1 and now - self._told > PLAIN_SECONDS:  # the first step is slower than all others
             self._told = now
             self.say(line)
 

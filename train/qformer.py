@@ -4,8 +4,9 @@ Shapes: B utterances, T frames of width D, W windows of L frames each (one of al
 of an utterance in all, text of S tokens, hidden width H. Masks are true where something is seen.
 """
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
 
 import torch
 from encodeonce.train.adapters.base import Adapted, Adapter, valid
@@ -244,6 +245,20 @@ class QFormer(Adapter):
                 nn.init.normal_(module.weight, std=body.deviation or body.hidden**-0.5)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+        if self.window_positions is not None:  # as large as the queries, or those of a window would begin all alike
+            nn.init.normal_(self.window_positions.weight, std=DEVIATION)
+
+    @property
+    def body_sizes(self) -> Mapping[str, Any]:
+        return asdict(self.sizes.body)
+
+    def unread(self, objectives: Collection[str]) -> Iterator[nn.Parameter]:
+        if self.text is not None and "stg" not in objectives:
+            yield from (*self.text.transform.parameters(), *self.text.norm.parameters(), self.text.bias)
+        if set(objectives) == {"stg"}:  # of the queries' last layer, text sees keys and values alone
+            last = self.layers[-1]
+            assert isinstance(last, Layer)
+            yield from (*last.feed_query.parameters(), *(last.cross.parameters() if last.cross else ()))
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         windows = torch.ones_like(lengths) if self.windows is None else self.windows.count(lengths)

@@ -7,6 +7,7 @@ from typing import Any
 
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import make_folder
+from encodeonce.train.config import LoopConfig
 from encodeonce.train.curves import draw_curves
 from encodeonce.train.meter import Meter
 from encodeonce.train.metrics import Metrics, memory_bytes
@@ -23,14 +24,14 @@ DRAW_SECONDS = 60.0
 class Reporting:
     """Of one run; `step` is where it begins."""
 
-    def __init__(self, folder: Path, ranks: Ranks, progress: TrainingProgress, step: int, tensorboard: bool) -> None:
-        self.folder, self.ranks, self.progress = folder, ranks, progress
+    def __init__(self, folder: Path, ranks: Ranks, progress: TrainingProgress, step: int, config: LoopConfig) -> None:
+        self.folder, self.ranks, self.progress, self.eval_steps = folder, ranks, progress, config.eval_steps
         self.begun, self.meter = time.monotonic(), Meter()
         self._metrics: Metrics | None = None
-        self._drawn = self.begun
+        self._drawn, self._validation = self.begun, 0.0
         if ranks.is_main:
             make_folder(folder)
-            self._metrics = Metrics(folder, step, tensorboard)
+            self._metrics = Metrics(folder, step, config.tensorboard)
 
     @property
     def seconds(self) -> float:
@@ -46,9 +47,10 @@ class Reporting:
         losses = {"loss": step.loss(part.weights), "losses": step.losses, "learning_rate": learning_rate}
         rates = {"gradient_norm": step.gradient_norm, **speed, "memory_bytes": memory, "seconds": self.seconds}
         self._metrics.write({**where, **losses, **rates})
+        left = speed["seconds_per_step"] * (total - number) + self._validation * (total - number) / self.eval_steps
         state = (
             f"{named(step.losses)}, {speed['frames_per_second']:,.0f} frames a second, {memory / 2**30:.1f} GB, "
-            f"{speed['wait_share']:.1%} waiting, {span(speed['seconds_per_step'] * (total - number))} left"
+            f"{speed['wait_share']:.1%} waiting, {span(left)} left"
         )
         self.progress.show(number, total, state)
 
@@ -56,6 +58,7 @@ class Reporting:
         """The model was measured after step `number`, which took so many seconds."""
         if self._metrics is None:
             return
+        self._validation = seconds
         where = {"step": number, "epoch": epoch, "part": part.number}
         rates = {"dev_loss": found.loss, "wer": found.wer, "cer": found.cer, "best": is_best, "seconds": seconds}
         self._metrics.write({**where, "dev": found.losses, **rates})

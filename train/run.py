@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from encodeonce.store.devices import find_device
 from encodeonce.store.layout import Output
 from encodeonce.store.moments import Moments, measure
-from encodeonce.train.checks import check_config, warnings
+from encodeonce.train.checks import check_config, text_is_read, warnings
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.corpus import Corpus, LeftOut, Part, open_corpus
 from encodeonce.train.data import TrainingData, open_stream
@@ -21,6 +21,7 @@ from encodeonce.train.probe.subset import shuffled
 from encodeonce.train.progress import TrainingProgress, span
 from encodeonce.train.randomness import seed_all
 from encodeonce.train.ranks import Ranks
+from encodeonce.train.vocabularies import make_tokenizer
 
 MOMENT_UTTERANCES = 2000
 """From so many the mean and deviation of each dimension are learnt: some hours of speech, a million frames."""
@@ -132,7 +133,9 @@ def plan_training(config: TrainConfig, progress: TrainingProgress) -> Plan:
     outputs = [corpus.train.store.spec(name) for name in corpus.outputs]
     tell_data(tell, corpus.train, corpus.dev)
     fused = find_device(config.training.device) != "cpu"
-    found = estimate(config, outputs, corpus.train.store.frame_rate, fused=fused)
+    name = config.text.tokenizer  # cheap to learn, and their size is what the texts make it
+    words = make_tokenizer(name, corpus.train.texts).size if name in ("words", "characters") else None
+    found = estimate(config, outputs, corpus.train.store.frame_rate, words if text_is_read(config) else None, fused)
     batches = open_stream(config, corpus, corpus.train, None, "auto").plan(0)
     return Plan(corpus, found, len(batches))
 

@@ -89,7 +89,7 @@ class Stepper:
             try:
                 sums.append(self._backward(batch, scales, last=number == len(batches) - 1))
             except (MemoryError, RuntimeError) as error:
-                if not _is_short_of_memory(error):
+                if not is_short_of_memory(error):
                     raise
                 raise TrainingError(
                     f"out of memory at a batch of {len(batch)} utterances, {batch.padded_frames:,} frames with padding: {advice()}"
@@ -188,5 +188,7 @@ class Stepper:
         return f"{what}, in a batch of {named}"
 
 
-def _is_short_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the host's memory, or the device's, does not suffice."""
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)

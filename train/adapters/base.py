@@ -1,9 +1,9 @@
 """The interface of adapters: features `[B, T, D]` and lengths in, embeddings `[B, N, width]` and lengths out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,15 @@ class Adapter(nn.Module, ABC):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Embeddings, `[B]`, that utterances of so many frames become; CTC needs to know before anything is computed."""
 
+    @property
+    def body_sizes(self) -> Mapping[str, Any]:
+        """Sizes that a pretrained model may have brought, and no option tells; a checkpoint keeps them for `AdapterConfig.rebuild`."""
+        return {}
+
+    def unread(self, objectives: Collection[str]) -> Iterable[nn.Parameter]:
+        """Weights that none of these objectives depends on: they get no gradient, and are not trained."""
+        return ()
+
     def run(self, layer: Callable[..., Made], *inputs: object) -> Made:
         """A layer's output; computed again on the way back where `checkpointing` says so."""
         if self.checkpointing and self.training and torch.is_grad_enabled():
@@ -80,6 +89,17 @@ class AdapterConfig(ABC):
         Raises:
             TrainingError: options that contradict each other, or the width, or the vocabulary.
         """
+
+    def rebuild(self, width: int, vocabulary: int | None, sizes: Mapping[str, Any]) -> Adapter:
+        """The adapter of a checkpoint, before it has its weights: as `build`, but no pretrained model is asked for.
+
+        Args:
+            sizes: `Adapter.body_sizes` of the one that was trained.
+
+        Raises:
+            TypeError: `sizes` lacks one, or has one that is not known.
+        """
+        return self.build(width, vocabulary)
 
 
 def valid(lengths: Tensor, most: int) -> Tensor:

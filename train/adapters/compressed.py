@@ -1,7 +1,8 @@
 """Frames merged where CTC hears the same in them (Gaido et al. 2021, "CTC-based compression for direct speech translation")."""
 
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from encodeonce.train.adapters.attention import TransformerLayer
@@ -43,11 +44,16 @@ class CompressedConfig(AdapterConfig):
 
     def build(self, width: int, vocabulary: int | None = None) -> Adapter:
         """`vocabulary` is the number of CTC's classes, the blank, 0, among them."""
-        if vocabulary is None:
+        return self._around(self.encoder.build(width), vocabulary)
+
+    def rebuild(self, width: int, vocabulary: int | None, sizes: Mapping[str, Any]) -> Adapter:
+        return self._around(self.encoder.rebuild(width, None, sizes), vocabulary)
+
+    def _around(self, encoder: Adapter, classes: int | None) -> Adapter:
+        if classes is None:
             raise TrainingError(f"adapter {self.name} merges by what CTC hears: give the objective ctc a weight")
-        encoder = self.encoder.build(width)
         check_heads(self, encoder.width)
-        return CompressedAdapter(encoder, vocabulary, self)
+        return CompressedAdapter(encoder, classes, self)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,14 @@ class CompressedAdapter(Adapter):
         for layer in self.layers:
             embeddings = self.run(layer, embeddings, merged.mask)
         return Compressed(self.norm(embeddings), merged.lengths, frames, logits)
+
+    @property
+    def body_sizes(self) -> Mapping[str, Any]:
+        return self.encoder.body_sizes
+
+    def unread(self, objectives: Collection[str]) -> Iterator[nn.Parameter]:
+        if set(objectives) == {"ctc"}:  # it stands on the frames before merging
+            yield from (*self.layers.parameters(), *self.norm.parameters())
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames that CTC stands on, `[B]`; there are as many embeddings at most, fewer by what CTC hears."""

@@ -5,9 +5,10 @@ Yu et al. 2023, "Connecting speech encoder and large language model for ASR".
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from encodeonce.train.adapters.base import AdapterConfig
 from encodeonce.train.adapters.checks import check_counts, check_dropout
@@ -49,9 +50,18 @@ class QFormerOptions(AdapterConfig):
 
     def build(self, width: int, vocabulary: int | None = None) -> QFormer:
         folder = self._bert_folder(vocabulary)
+        model = self._drawn(width, vocabulary, self._drawn_body() if folder is None else bert_body(folder))
+        if folder is not None:
+            load_bert(model, folder)
+        return model
+
+    def rebuild(self, width: int, vocabulary: int | None, sizes: Mapping[str, Any]) -> QFormer:
+        return self._drawn(width, vocabulary, Body(**sizes))
+
+    def _drawn(self, width: int, vocabulary: int | None, body: Body) -> QFormer:
         queries, windows = self._queries()
         sizes = QFormerSizes(
-            body=self._drawn_body() if folder is None else bert_body(folder),
+            body=body,
             features=width,
             queries=queries,
             cross_every=self.cross_every,
@@ -59,10 +69,7 @@ class QFormerOptions(AdapterConfig):
             vocabulary=vocabulary,
             windows=windows,
         )
-        model = QFormer(sizes)
-        if folder is not None:
-            load_bert(model, folder)
-        return model
+        return QFormer(sizes)
 
     @abstractmethod
     def _queries(self) -> tuple[int, Windows | None]:

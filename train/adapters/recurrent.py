@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from encodeonce.train.adapters.base import Adapted, Adapter, AdapterConfig
+import torch
+from encodeonce.train.adapters.base import Adapted, Adapter, AdapterConfig, valid
 from encodeonce.train.adapters.checks import check_counts, check_dropout
 from encodeonce.train.adapters.frames import concatenate, shorter
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ class RecurrentAdapter(Adapter):
     def forward(self, features: Tensor, lengths: Tensor) -> Adapted:
         frames = concatenate(features, lengths, self.concat)
         lengths = self.output_lengths(lengths)
-        on_host = lengths.cpu()  # packing wants them there; copied once for all layers
+        mirrored = mirror(lengths, frames.shape[1])
         for layer in self.layers:
-            frames = self.run(layer, frames, on_host)
+            frames = self.run(layer, frames, mirrored)
         return Adapted(frames, lengths)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -53,14 +53,29 @@ class RecurrentAdapter(Adapter):
 
 
 class BothWays(nn.Module):
-    """One layer: frames `[B, T, D]`, lengths `[B]` on the host, to `[B, T, 2 * hidden]`, zeros after each utterance."""
+    """One layer: frames `[B, T, D]`, and where each has its mirror image `[B, T]`, to `[B, T, 2 * hidden]`.
+
+    The way back reads each utterance from its own last frame, so that on both ways padding comes after everything and changes
+    nothing. A `PackedSequence` would do the same, on a CPU in five times the time.
+    """
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
+        self.forth = nn.LSTM(width, hidden, batch_first=True)
+        self.back = nn.LSTM(width, hidden, batch_first=True)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        packed = pack_padded_sequence(frames, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=frames.shape[1])
-        return self.dropout(states)
+    def forward(self, frames: Tensor, mirrored: Tensor) -> Tensor:
+        back = take(self.back(take(frames, mirrored))[0], mirrored)
+        return self.dropout(torch.cat([self.forth(frames)[0], back], 2))
+
+
+def mirror(lengths: Tensor, most: int) -> Tensor:
+    """Places `[B, most]` that reverse the first `lengths` `[B]` frames of each utterance, and leave the others where they are."""
+    places = torch.arange(most, device=lengths.device)
+    return torch.where(valid(lengths, most), lengths[:, None] - 1 - places, places)
+
+
+def take(frames: Tensor, places: Tensor) -> Tensor:
+    """Of frames `[B, T, D]` those at places `[B, T]`."""
+    return frames.gather(1, places[..., None].expand_as(frames))

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +12,8 @@ from encodeonce.train.llm.config import LLMConfig, LoRAConfig
 from encodeonce.train.llm.fingerprint import fingerprint
 from encodeonce.train.llm.frozen import FrozenLLM
 from encodeonce.train.llm.prompt import build_prompt
+from encodeonce.train.llm.quiet import quiet
+from encodeonce.train.llm.unpacked import UnpackedCopy
 from encodeonce.train.llm.words import Words
 from encodeonce.train.pretrained import Pretrained, find_llm, first_line
 from torch import nn
@@ -32,9 +33,15 @@ def load_llm(config: LLMConfig, device: torch.device | str = "cpu") -> FrozenLLM
         StoreError: an optional library is missing (extras gguf, quantised, lora, train).
     """
     found = find_llm(config.model)
-    words = Words(load_tokenizer(found), config.chat)
+    copy = _unpacked_copy(found, config)
+    source = found if copy is None else copy.find() or found
+    tokenizer = load_tokenizer(source)
+    words = Words(tokenizer, config.chat)
     prompt = build_prompt(config.prompt, words, config.chat)
-    model: nn.Module = load_weights(found, config, torch.device(device)).requires_grad_(False)
+    weights = load_weights(source, config, torch.device(device))
+    if copy and source is found:
+        copy.keep(weights, tokenizer)
+    model: nn.Module = weights.requires_grad_(False)
     if config.lora is not None:
         model = add_lora(model, config.lora)
     return FrozenLLM(model, words, prompt, fingerprint(found), config.max_tokens)
@@ -109,6 +116,14 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> nn.Module:
         ) from error
 
 
+def _unpacked_copy(found: Pretrained, config: LLMConfig) -> UnpackedCopy | None:
+    """Of a GGUF file that can be loaded so, its copy in the cache."""
+    if not found.gguf or config.quantise != "none":
+        return None
+    with _loading(found, "weights"):
+        return UnpackedCopy.of(found, config.dtype)
+
+
 def _gguf(found: Pretrained) -> dict[str, Any]:
     if not found.gguf:
         return {}
@@ -160,14 +175,9 @@ def _check_causal(found: Pretrained, architectures: list[str] | None) -> None:
 
 @contextmanager
 def _loading(found: Pretrained, what: str) -> Iterator[None]:
-    """Without transformers' bars and warnings; what it raises is one line that names the model."""
-    from transformers.utils import logging as talk
-
-    verbosity, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
-    talk.disable_progress_bar()
-    talk.set_verbosity_error()
+    """Quietly; what transformers raises is one line that names the model."""
     try:
-        with redirect_stderr(StringIO()):  # the bar over a GGUF file's tensors has no switch
+        with quiet():
             yield
     except TrainingError:
         raise
@@ -179,7 +189,3 @@ def _loading(found: Pretrained, what: str) -> Iterator[None]:
         raise TrainingError(
             f"cannot load the {what} of the language model {found.name}: {first_line(error)}"
         ) from error
-    finally:
-        talk.set_verbosity(verbosity)
-        if bars:
-            talk.enable_progress_bar()

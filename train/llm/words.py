@@ -46,6 +46,13 @@ class Words:
         ids = ids[: ids.index(self.end)] if self.end in ids else ids
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
+    def pieces(self) -> list[str]:
+        """What each id adds to a text, its space in front included; nothing for special tokens."""
+        before = self.encode("a")  # what stands first in a text loses its space
+        ids = [before, *([*before, number] for number in range(len(self._tokenizer)))]
+        alone, *texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text[len(alone) :] for text in texts]
+
     def ask(self, text: str) -> str:
         """The chat template's text in which a user says `text`, up to where the answer begins."""
         return self._chat([{"role": "user", "content": text}], begin_answer=True)

@@ -38,7 +38,7 @@ class RowHead(nn.Module):
     left free. Embeddings `[B, N, width]` become logits `[B, N, 1 + V]`.
 
     Args:
-        projection: the linear map of the soft prompt, `width -> W`; it is the language model's, and not registered here again.
+        projection: the map of the soft prompt, `width -> W`; it is another's submodule, not this one's.
         rows: `[V, W]`, of the tokens that the training texts hold; frozen, and not in a checkpoint.
         ids: `[V]`, the language model's ids of these rows: class i + 1 is `ids[i]`.
     """
@@ -100,18 +100,18 @@ class CTC(Objective):
         return int(tokens.lengths.clamp(min=1).sum())
 
     def forward(self, adapter: Adapter, spoken: Spoken, tokens: Tokens) -> Tensor:
-        logits, emissions = self._logits(spoken.adapted)
+        logits, emissions = self.logits(spoken.adapted)
         log_shares = logits.float().log_softmax(2).transpose(0, 1)  # [N * E, B, C]
         return F.ctc_loss(log_shares, tokens.ids, emissions, tokens.lengths, BLANK, reduction="sum")
 
     @torch.no_grad()
     def decode(self, adapted: Adapted) -> list[list[int]]:
         """The units of the best path: the best class of each emission, repetitions once, blanks not at all."""
-        logits, emissions = self._logits(adapted)
+        logits, emissions = self.logits(adapted)
         best = logits.argmax(2).tolist()
         return [collapsed(row[:length]) for row, length in zip(best, emissions.tolist(), strict=True)]
 
-    def _logits(self, adapted: Adapted) -> tuple[Tensor, Tensor]:
+    def logits(self, adapted: Adapted) -> tuple[Tensor, Tensor]:
         """Of each emission, `[B, N * E, C]`, and how many each utterance has, `[B]`."""
         if self.head is not None:
             return self.head(adapted.embeddings), adapted.lengths * self.head.emissions

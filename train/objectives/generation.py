@@ -23,7 +23,7 @@ class Generation(Objective):
     name = "stg"
     reasonable = (
         "ln(vocabulary) at the beginning: 10.3 for BERT's, 3.5 for 33 characters; "
-        "it cannot fall below what label smoothing 0.1 leaves: 1.36 for BERT's vocabulary, 0.67 for 33 characters"
+        "it cannot fall below what label smoothing 0.1 leaves: 1.36 for BERT's vocabulary, 0.65 for 33 characters"
     )
 
     def __init__(self, tokenizer: Tokenizer, config: GenerationConfig) -> None:
