@@ -141,7 +141,9 @@ class Publishing(SplitState):
 
     def _shows(self, live: Mapping[str, int]) -> bool:
         """Whether the standing table is that of these utterances."""
-        return len(live) == self.table.num_rows and all(live.get(name) == shard for name, shard in shards_of(self.table))
+        return len(live) == self.table.num_rows and all(
+            live.get(name) == shard for name, shard in shards_of(self.table)
+        )
 
     def _shown(self) -> set[int]:
         """The shards that have rows in the standing table."""
