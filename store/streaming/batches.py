@@ -210,12 +210,15 @@ class Filler:
     def _as_asked(self, values: np.ndarray, lengths: np.ndarray) -> Features:
         """numpy arrays without a device; tensors otherwise, codes as int32 since torch can do little with uint16."""
         dtype = None if values.dtype == np.uint16 else self._form.dtype  # codes are numbers of things, not quantities
+        if dtype is not None and dtype != "bfloat16":
+            # By numpy: torch's conversion would give every reading thread a pool of OpenMP threads, to wait beside those of the training.
+            values = values.astype(dtype, copy=False)
         if self._form.device is None:
-            return Features(values if dtype is None else values.astype(dtype, copy=False), lengths)
+            return Features(values, lengths)
         import torch
 
         tensor = torch.from_numpy(values.astype(np.int32) if values.dtype == np.uint16 else values)
-        tensor = tensor if dtype is None else tensor.to(getattr(torch, dtype))
+        tensor = tensor.bfloat16() if dtype == "bfloat16" else tensor
         return Features(tensor.to(self._form.device), torch.from_numpy(lengths).to(self._form.device))
 
     def _upload(self, values: np.ndarray, lengths: np.ndarray, affines: np.ndarray | None) -> Features:
