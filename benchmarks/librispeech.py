@@ -32,7 +32,7 @@ from encodeonce.train.llm.config import LLMConfig
 from encodeonce.train.llm.frozen import FrozenLLM
 from encodeonce.train.llm.load import load_llm
 from encodeonce.train.metrics import read_metrics
-from encodeonce.train.model import AdapterModel, restore_model
+from encodeonce.train.model import AdapterModel, open_model
 from machine import machine
 
 SPLIT = "train-clean-5"
@@ -133,7 +133,7 @@ class Judge:
         """All ways of a training."""
         found = load_checkpoint(folder / LAST if (folder / LAST).is_dir() else folder)
         learnt, outputs = self._learnt(found), found.fingerprints.outputs
-        model = restore_model(found, [self._said.store.spec(name) for name in outputs])
+        model = open_model(found, self._said.store)
         rows = []
         if model.writes in ("llm", "stg"):
             begun = perf_counter()

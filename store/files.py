@@ -28,9 +28,9 @@ class DiskFullError(StoreError):
     """There is no room left where the store is."""
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def fsync_path(path: Path) -> None:
+    """Make what a file holds, or the names in a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -64,7 +64,7 @@ def atomic_write(target: StorePath, scratch: StorePath | None = None) -> Iterato
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-        fsync_folder(target.parent)
+        fsync_path(target.parent)
     except OSError as error:
         raise explain(error, target) from error
     finally:
@@ -79,7 +79,7 @@ def make_folder(folder: StorePath) -> None:
     make_folder(folder.parent)
     with suppress(FileExistsError):
         folder.mkdir()
-        fsync_folder(folder.parent)
+        fsync_path(folder.parent)
 
 
 def move(source: StorePath, target: StorePath) -> None:
@@ -99,9 +99,9 @@ def move(source: StorePath, target: StorePath) -> None:
     assert isinstance(target, Path)
     make_folder(target.parent)
     source.replace(target)
-    fsync_folder(target.parent)
+    fsync_path(target.parent)
     if source.parent != target.parent:
-        fsync_folder(source.parent)
+        fsync_path(source.parent)
 
 
 def remove_tree(folder: StorePath) -> None:

@@ -1,5 +1,7 @@
 """Decoding of CTC's posteriors: the search against all paths there are, the language model's paths against its own plain forward."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
@@ -35,7 +37,7 @@ from encodeonce.train.errors import TrainingError
 from encodeonce.train.llm.frozen import FrozenLLM
 from encodeonce.train.llm.prompt import Prompt
 from encodeonce.train.llm.words import Words
-from encodeonce.train.model import restore_model
+from encodeonce.train.model import open_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -314,7 +316,7 @@ def test_posteriors_of_a_checkpoint_spell_what_its_model_transcribes(trained: tu
     found = compute_posteriors(folder, store)
     assert sorted(found.frames) == sorted(store.ids)
     assert [*found.alphabet] == ["", "", "", "", "", " ", "a", "b", "c"]
-    model = restore_model(load_checkpoint(folder), [store.spec("letters")])
+    model = open_model(load_checkpoint(folder), store)
     written = set()
     for name, frames in found.frames.items():
         features = torch.tensor(store[name].features).float()[None]
@@ -325,6 +327,14 @@ def test_posteriors_of_a_checkpoint_spell_what_its_model_transcribes(trained: tu
         written.add(text)
     assert len(written) > 5
     assert set(compute_posteriors(folder, store, "id in ('u-03', 'u-07')").frames) == {"u-03", "u-07"}
+
+
+def test_a_checkpoint_of_other_features_is_refused(trained: tuple[Path, FeatureStore], tmp_path: Path) -> None:
+    folder, store = shutil.copytree(load_checkpoint(trained[0]).folder, tmp_path / "run"), trained[1]
+    file = folder / "fingerprints.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "features": "other"}))
+    with pytest.raises(TrainingError, match=rf"trained on something else.*features {store.fingerprint} against other"):
+        compute_posteriors(folder, store)
 
 
 def test_bootstrap_intervals_hold_what_is_known_of_them() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from encodeonce.store.layout import Output
+from encodeonce.train.batch import FeatureIdentity
 from encodeonce.train.checkpoint import SIZES, Fingerprints, load_checkpoint, save_checkpoint
 from encodeonce.train.checks import check_config
 from encodeonce.train.config import TrainConfig
@@ -174,7 +175,7 @@ def test_loss_of_a_batch_is_that_of_its_utterances_alone(kind, pretrained):
 
 
 def save(model: AdapterModel, config: TrainConfig, folder: Path) -> Path:
-    made = Fingerprints("toy", "features", ("layer-9",), None, "0")
+    made = Fingerprints.of(FeatureIdentity("toy", "features", ("layer-9",)), model)
     return save_checkpoint(folder, 1, config, model, made, None, {}, best=True)
 
 
@@ -219,6 +220,14 @@ def test_a_bert_whose_padding_is_not_the_blank_is_refused_for_ctc(pretrained, tm
     config = parse_config({"output_dir": "nowhere", **ctc})
     with pytest.raises(TrainingError, match=r"\[PAD\] is token 12.*units=characters"):
         build_model(config, [FLOATS], TEXTS)
+
+
+def test_a_checkpoint_is_not_restored_with_another_language_model(pretrained, tmp_path):
+    folder = save(make("llm", pretrained), config_of("llm", pretrained), tmp_path)
+    file = folder / "fingerprints.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "llm": "another"}))
+    with pytest.raises(TrainingError, match=r"trained on something else.*llm \w+ against another"):
+        restore_model(load_checkpoint(folder), outputs_of("llm"))
 
 
 def test_moments_come_with_the_checkpoint(pretrained, tmp_path):

@@ -396,19 +396,18 @@ def test_what_a_killed_move_into_the_group_left_is_removed_by_the_next_run(data,
 
 # Runs the command in children that kill themselves at one of their writes: before it where negative, never at 0.
 DRIVER = """
-import os, signal, sys, torch, torchaudio.compliance.kaldi
+import itertools, os, signal, sys, torch, torchaudio.compliance.kaldi
 import encodeonce.extract.encode, encodeonce.extract.encoders.fbank, encodeonce.extract.pipeline, encodeonce.store.objects as objects
 from encodeonce.extract.cli import main
 
 def run_child(kill_at, before, dtype):
-    count = 0
+    numbers = itertools.count(1)  # threads write at once: each write has its own number
     def counting(work):
         def operation(self, *arguments, **options):
-            nonlocal count
-            count += self.name not in (".writer", ".lock")
-            if count == kill_at and before: os.kill(os.getpid(), signal.SIGKILL)
+            number = 0 if self.name in (".writer", ".lock") else next(numbers)
+            if before and number == kill_at > 0: os.kill(os.getpid(), signal.SIGKILL)
             result = work(self, *arguments, **options)
-            if count == kill_at: os.kill(os.getpid(), signal.SIGKILL)
+            if number == kill_at > 0: os.kill(os.getpid(), signal.SIGKILL)
             return result
         return operation
     for name in ("put", "copy_to"):

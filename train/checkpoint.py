@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from encodeonce.store.errors import StoreError
-from encodeonce.store.files import fsync_folder, make_folder, read_json, remove_tree
+from encodeonce.store.files import fsync_path, make_folder, read_json, remove_tree
 from encodeonce.train.batch import FeatureIdentity
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.configure import as_values, load_config, to_yaml
@@ -242,10 +242,10 @@ def save_checkpoint(
         _write(temporary / STATE, lambda file: torch.save(dict(state), file))
         model.save_beside(temporary)
         for path in temporary.rglob("*"):
-            _fsync(path)
-        fsync_folder(temporary)
+            fsync_path(path)
+        fsync_path(temporary)
         os.replace(temporary, output_dir / name)
-        fsync_folder(output_dir)
+        fsync_path(output_dir)
         for link in [BEST] * best + [LAST]:
             _point(output_dir / link, name)
     except (OSError, RuntimeError, StoreError) as error:  # torch.save and atomic_write wrap what the disk says
@@ -286,20 +286,12 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         os.fsync(file.fileno())
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _point(link: Path, name: str) -> None:
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(name)
     os.replace(temporary, link)
-    fsync_folder(link.parent)
+    fsync_path(link.parent)
 
 
 def _standing(output_dir: Path) -> str:

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from encodeonce.store.files import read_json
 from encodeonce.store.layout import Output
+from encodeonce.store.reader import FeatureStore
 from encodeonce.train.adapters.base import Adapter
 from encodeonce.train.adapters.compressed import CompressedConfig
-from encodeonce.train.checkpoint import SIZES, TOKENIZER, Checkpoint, load_trainable
+from encodeonce.train.checkpoint import SIZES, TOKENIZER, Checkpoint, check_fits, load_trainable
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.errors import TrainingError
 from encodeonce.train.inputs import FeatureInput
@@ -266,7 +267,8 @@ def restore_model(
         outputs: of the store, in the order in which they are read: `checkpoint.fingerprints.outputs`.
 
     Raises:
-        TrainingError: as `build_model`; or the checkpoint is damaged. StoreError: a file of it is missing or damaged.
+        TrainingError: as `build_model`; or the checkpoint is damaged, or was trained with another language model.
+        StoreError: a file of it is missing or damaged.
     """
     config, vocabularies = checkpoint.config, Vocabularies.load(checkpoint.folder / TOKENIZER)
     features = FeatureInput(config.input, outputs)
@@ -276,8 +278,20 @@ def restore_model(
     except TypeError as error:
         raise TrainingError(f"{file} is damaged: {error}; take another checkpoint") from None
     model = _assemble(config, features, adapter, vocabularies, _load_llm(config, device))
+    check_fits(checkpoint, replace(checkpoint.fingerprints, llm=None if model.llm is None else model.llm.fingerprint))
     load_trainable(model, checkpoint.tensors())
     return model.to(device).eval()
+
+
+def open_model(checkpoint: Checkpoint, store: FeatureStore, device: torch.device | str = "cpu") -> AdapterModel:
+    """The model of a checkpoint, for a store of the features that it was trained on; see `restore_model`.
+
+    Raises:
+        TrainingError: the store holds other features, or as `restore_model`. StoreError: it lacks an output, or as there.
+    """
+    trained = checkpoint.fingerprints
+    check_fits(checkpoint, replace(trained, encoder=store.encoder, features=store.fingerprint))
+    return restore_model(checkpoint, [store.spec(name) for name in trained.outputs], device)
 
 
 def _load_llm(config: TrainConfig, device: torch.device | str) -> "FrozenLLM | None":

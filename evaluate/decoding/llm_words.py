@@ -49,11 +49,6 @@ class LLMWords:
         self._forest.clear()
         self._aheads: dict[tuple[int, str], float] = {}
 
-    @property
-    def tokens_read(self) -> int:
-        """Nodes since it was cleared."""
-        return len(self._forest)
-
     def read(self, queries: Sequence[Query]) -> None:
         """Compute what answers need, in one call of the language model where it is not too much for one."""
         self._forest.evaluate({self._before_last(query) for query in queries})

@@ -9,7 +9,7 @@ import torch
 from encodeonce.store.reader import FeatureStore
 from encodeonce.train.checkpoint import load_checkpoint
 from encodeonce.train.errors import TrainingError
-from encodeonce.train.model import AdapterModel, restore_model
+from encodeonce.train.model import AdapterModel, open_model
 from encodeonce.train.objectives.ctc import BLANK, CTC
 
 FRAMES_PER_BATCH = 4000
@@ -42,12 +42,10 @@ def compute_posteriors(
         where: a condition on the table's columns; None: all utterances.
 
     Raises:
-        TrainingError: no checkpoint, or one without CTC over characters. StoreError: no such output or column.
+        TrainingError: no checkpoint, one of other features, or one without CTC over characters. StoreError: no such output or column.
     """
     found = load_checkpoint(checkpoint)
-    names = found.fingerprints.outputs
-    model = restore_model(found, [store.spec(name) for name in names], device)
-    return posteriors_of(model, store, names, where, device)
+    return posteriors_of(open_model(found, store, device), store, found.fingerprints.outputs, where, device)
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import torch
 from encodeonce.store.reader import FeatureStore
 from encodeonce.train.checkpoint import load_checkpoint
 from encodeonce.train.errors import TrainingError
-from encodeonce.train.model import restore_model
+from encodeonce.train.model import open_model
 from encodeonce.train.validation import error_rates
 
 FRAMES_PER_BATCH = 4000
@@ -20,7 +20,7 @@ def word_error_rate(checkpoint: Path, store: FeatureStore) -> float:
     """
     found = load_checkpoint(checkpoint)
     names = found.fingerprints.outputs
-    model = restore_model(found, [store.spec(name) for name in names])
+    model = open_model(found, store)
     said: list[str] = []
     written: list[str] = []
     for batch in store.stream(frames_per_batch=FRAMES_PER_BATCH, outputs=list(names), shuffle="none", dtype="float32"):
