@@ -1,0 +1,1 @@
+"""Tables of others, as they were printed."""

@@ -1,0 +1,1 @@
+"""sweep-adapters: many trainings over one store, one table."""

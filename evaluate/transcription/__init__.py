@@ -1,0 +1,1 @@
+"""transcribe: new audio to text, encoder and all."""
