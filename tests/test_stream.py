@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,50 @@ def test_two_loops_over_one_stream_do_not_share_its_batches(store):
     with pytest.raises(StoreError, match="another loop"):
         next(first)
     assert next(second).number == 2
+
+
+def test_who_goes_on_finds_the_next_epoch_begun_and_gets_the_same_batches(store, monkeypatch):
+    plain, stream = (store.stream(frames_per_batch=700, crop_frames=50, prefetch=2) for _ in range(2))
+    read: list[tuple[int, int]] = []
+    fill = stream._filler.fill
+    monkeypatch.setattr(
+        stream._filler,
+        "fill",
+        lambda chosen, crop, place: read.append((place.epoch, place.number)) or fill(chosen, crop, place),
+    )
+    for epoch in range(3):
+        whole = list(plain)
+        for number, batch in enumerate(stream.batches(go_on=True)):
+            assert same(batch, whole[number])
+            assert stream.state_dict()["epoch"] == epoch + (number == len(whole) - 1)
+            time.sleep(0.02)  # a step of training
+        assert {place for place in read if place[0] == epoch + 1} <= {(epoch + 1, k) for k in range(3)}
+        assert (epoch + 1, 0) in read, "the next epoch had not begun"
+    assert sorted(set(read)) == sorted(read), "a batch was read twice"
+    stream.seek(1)
+    assert [batch.ids for batch in stream.batches(go_on=True)] == [batch.ids for batch in at_epoch(store, 1)]
+
+
+def test_nothing_goes_on_for_who_stops_or_did_not_ask(store):
+    before = threading.active_count()
+    stream = store.stream(frames_per_batch=700)
+    steps = len(stream)
+    for number, _ in enumerate(stream.batches(go_on=True), 1):
+        time.sleep(0.01)
+        if number == steps - 1:
+            break
+    for _ in stream:
+        pass
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+def at_epoch(store: FeatureStore, epoch: int) -> list[Batch]:
+    stream = store.stream(frames_per_batch=700, crop_frames=50)
+    stream.seek(epoch)
+    return list(stream)
 
 
 def broken_copy(store: FeatureStore, folder: Path) -> tuple[FeatureStore, list[int]]:

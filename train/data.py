@@ -95,8 +95,8 @@ class TokenStream:
         return len(self._stream)
 
     def __iter__(self) -> Iterator[TrainBatch]:
-        """The rest of the epoch."""
-        return map(self._tokenised.batch, self._stream)
+        """The rest of the epoch; the next one begins to be read before it ends."""
+        return map(self._tokenised.batch, self._stream.batches(go_on=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands; see `Stream.state_dict`."""

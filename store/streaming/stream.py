@@ -2,11 +2,8 @@
 
 import operator
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -29,6 +26,7 @@ from encodeonce.store.streaming.epoch import (
 )
 from encodeonce.store.streaming.options import PlanOptions, Shuffle, check_choice
 from encodeonce.store.streaming.ranks import find_ranks
+from encodeonce.store.streaming.reading import Reading, Span
 from encodeonce.store.streaming.ring import Ring
 from encodeonce.store.streaming.selection import Source, contents_hash, join, select
 
@@ -151,11 +149,12 @@ class Stream:
         self._damage = Damage(self._sources, together, self.world_size == 1) if on_error == "skip" else None
         self._plans: dict[int, Epoch] = {}
         self._epoch, self._taken, self._loop = 0, 0, 0
+        self._next: Reading | None = None
         self.wait_seconds = 0.0
         """How long the consumer has waited for batches, in all."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}}
+        return {**self.__dict__, "_plans": {}, "_next": None}
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -258,53 +257,76 @@ class Stream:
 
         return StreamDataset(self)  # pyrefly: ignore[bad-argument-type]
 
-    def batches(self, worker: int = 0, workers: int = 1) -> Iterator[Batch]:
-        """The rest of the epoch; of several workers that share a rank, each gives every so-manieth step of it."""
+    def batches(self, worker: int = 0, workers: int = 1, go_on: bool = False) -> Iterator[Batch]:
+        """The rest of the epoch; of several workers that share a rank, each gives every so-manieth step of it.
+
+        Args:
+            go_on: begin to read the next epoch before this one has ended, for whoever will iterate again.
+        """
         begun = time.perf_counter()
         self._loop += 1
-        loop, epoch, plan = self._loop, self._epoch, self.plan(self._epoch)
-        crop, whole = self._crop(epoch), None if self._damage is None else self._damage.readable()
-        todo = list(self._steps(plan, whole))[worker::workers]
-        if not todo:
-            self._move(epoch, len(plan))  # all of it was dropped, or belongs to other workers
-        self._filler.begin()
-        ahead: deque[tuple[Step, Future[Batch]]] = deque()
-        shards = ShardsAhead(self._sources, [plan.batch(step.batch) for step in todo])
-        readers = ThreadPoolExecutor(self._threads, "read", self._filler.begin_thread)
-        submitted = iter(enumerate(todo))
+        loop, reading, ended = self._loop, self._begin(worker, workers), False
+        epoch = reading.span.epoch
         try:
-            while True:
-                for number, step in islice(submitted, self._prefetch + 1 - len(ahead)):
-                    shards.reach(number)
-                    ahead.append((step, readers.submit(self._make, plan, step, whole, crop, epoch)))
-                    if number == len(todo) - 1:
-                        readers.submit(self.plan, epoch + 1)
-                if not ahead:
-                    return
-                step, future = ahead.popleft()
-                batch = future.result()
+            while (taken := reading.take()) is not None:
+                step, batch = taken
                 if self._loop != loop:
                     raise StoreError("another loop over this stream has begun, or it was moved: this one cannot go on")
                 self._move(epoch, step.consumed)
+                # What is damaged is found out by all ranks together, when they have all come to the next epoch.
+                if go_on and self._next is None and self._damage is None and reading.all_under_way:
+                    self._next = self._read(Span(epoch + 1, 0, worker, workers))
                 batch.record_use()
                 self.wait_seconds += time.perf_counter() - begun
                 yield batch
                 begun = time.perf_counter()
+            ended = True
         finally:
-            shards.close()
-            readers.shutdown(wait=False, cancel_futures=True)
+            reading.close()
+            if not ended and self._loop == loop and self._next is not None:
+                self._next.close()
+                self._next = None
 
-    def _steps(self, plan: Epoch, whole: np.ndarray | None) -> Iterator[Step]:
-        """This rank's steps from where the stream stands; batches of which nothing can be read are passed over by all."""
+    def _begin(self, worker: int, workers: int) -> Reading:
+        """The reading of what comes, which may be under way already."""
+        span, found = Span(self._epoch, self._taken, worker, workers), self._next
+        self._next = None
+        if found is not None and found.span != span:
+            found.close()
+            found = None
+        reading = found or self._read(span)
+        if reading.empty:
+            self._move(span.epoch, len(self.plan(span.epoch)))  # all of it was dropped, or belongs to other workers
+        return reading
+
+    def _read(self, span: Span) -> Reading:
+        epoch = span.epoch
+        plan, crop = self.plan(epoch), self._crop(epoch)
+        whole = None if self._damage is None else self._damage.readable()
+        todo = list(self._steps(plan, whole, span.taken))[span.worker :: span.workers]
+        self._filler.begin()
+        return Reading(
+            span,
+            todo,
+            lambda step: self._make(plan, step, whole, crop, epoch),
+            ShardsAhead(self._sources, [plan.batch(step.batch) for step in todo]),
+            self._filler.begin_thread,
+            self._threads,
+            self._prefetch,
+            afterwards=lambda: self.plan(epoch + 1),
+        )
+
+    def _steps(self, plan: Epoch, whole: np.ndarray | None, taken: int) -> Iterator[Step]:
+        """This rank's steps after so many batches; batches of which nothing can be read are passed over by all."""
         if whole is None:
-            yield from steps(plan.ends - plan.starts, self._taken, self.rank, self.world_size, self.drop_last)
+            yield from steps(plan.ends - plan.starts, taken, self.rank, self.world_size, self.drop_last)
             return
         readable = np.concatenate([[0], np.cumsum(whole[plan.order])])
         sizes = readable[plan.ends] - readable[plan.starts]
         numbers = np.flatnonzero(sizes)
         after = np.append(numbers[1:], len(plan))  # where the sequence stands when a batch was taken
-        taken = int(np.searchsorted(numbers, self._taken))
-        for step in steps(sizes[numbers], taken, self.rank, self.world_size, self.drop_last):
+        before = int(np.searchsorted(numbers, taken))
+        for step in steps(sizes[numbers], before, self.rank, self.world_size, self.drop_last):
             yield replace(step, batch=int(numbers[step.batch]), consumed=int(after[step.consumed - 1]))
 
     def _make(self, plan: Epoch, step: Step, whole: np.ndarray | None, crop: Crop | None, epoch: int) -> Batch:
