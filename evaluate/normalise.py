@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 
+from encodeonce.evaluate.english import PiecewiseNormaliser
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.store.extras import extra
 
@@ -16,10 +17,17 @@ UNSPACED = {"zh", "ja", "th", "lo", "my"}
 
 @dataclass(frozen=True, slots=True)
 class Normaliser:
-    """A function from text to comparable text, and the name and versions of what computes it."""
+    """A function from text to comparable text, and the name and versions of what computes it.
+
+    Attributes:
+        caveat: what it leaves to be counted; None where the language has a normaliser of its own.
+        splits_letters: whether every letter is a word.
+    """
 
     signature: str
     apply: Callable[[str], str]
+    caveat: str | None = None
+    splits_letters: bool = False
 
     def __call__(self, text: str) -> str:
         return self.apply(text)
@@ -33,17 +41,20 @@ RAW = Normaliser("raw", _spaces_only)
 """The text as it is: only runs of white space become one space, for words are what stands between them."""
 
 
-def find_normaliser(language: str = "en") -> Normaliser:
+def find_normaliser(language: str | None = "en") -> Normaliser:
     """The normaliser of a language, by its code (`en`, `de`, `pt-BR`).
 
     English has Whisper's: contractions, numbers, titles, British and American spellings (Radford et al. 2022, appendix C), by
     transformers' EnglishTextNormalizer with the spelling map of the package whisper-normalizer, which transformers lacks.
-    Other languages have Whisper's basic one: lower case, no punctuation or symbols, nothing in brackets.
+    Other languages, and None, an unknown one, have Whisper's basic one: lower case, no punctuation or symbols, nothing in brackets;
+    `caveat` says so.
 
     Raises:
         EvaluationError: no code of a language.
         StoreError: an optional library is missing; the message says how to install it.
     """
+    if language is None:
+        return _basic(None)
     code = re.fullmatch(r"([a-z]{2,3})([-_][A-Za-z0-9]+)*", language)
     if code is None:
         raise EvaluationError(f"{language!r} is no language code; give one such as en, de or pt-BR")
@@ -57,13 +68,18 @@ def _english() -> Normaliser:
         spellings = files("whisper_normalizer") / "normalizers" / "english.json"
     normalise = EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
     signature = f"whisper-english|transformers:{version('transformers')}|spellings:{version('whisper-normalizer')}"
-    return Normaliser(signature, lambda text: _spaces_only(normalise(text)))
+    return Normaliser(signature, PiecewiseNormaliser(normalise))
 
 
-def _basic(language: str) -> Normaliser:
+def _basic(language: str | None) -> Normaliser:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
     split = language in UNSPACED
     normalise = BasicTextNormalizer(split_letters=split)
     name = "whisper-basic-letters" if split else "whisper-basic"
-    return Normaliser(f"{name}|transformers:{version('transformers')}", lambda text: _spaces_only(normalise(text)))
+    return Normaliser(
+        f"{name}|transformers:{version('transformers')}",
+        lambda text: _spaces_only(normalise(text)),
+        "texts were compared in lower case without punctuation; numbers, contractions and spellings count as they are written",
+        split,
+    )

@@ -1,7 +1,9 @@
 """Texts are compared as Whisper's authors compare them, errors are counted as an edit distance, and a score says how it was made."""
 
+import json
 import sys
 from importlib.metadata import version
+from importlib.resources import files
 
 import pytest
 from encodeonce.evaluate.errors import EvaluationError
@@ -10,6 +12,7 @@ from encodeonce.evaluate.normalise import RAW, find_normaliser
 from encodeonce.store.errors import StoreError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.whisper import english_normalizer
 from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -20,6 +23,21 @@ TEXTS = [
     "",
     " -- ",
 ]
+ENGLISH = find_normaliser("en")
+TRANSFORMERS = english_normalizer.EnglishTextNormalizer(
+    json.loads((files("whisper_normalizer") / "normalizers" / "english.json").read_text())
+)
+# fmt: off
+ODD = [
+    "and", "a", "half", "one", "hundred", "two", "twenty", "first", "5", "20", "$3", "$2", "¢7", "1", "1s", "3.5",
+    "2,000", "%", "5%", "...", "hello.", "a.b", "mr.", "mr", "st", "nd", "th", "s", "é", "été", "o'clock", "(x)",
+    "[y]", "<z>", "a)", "--", "-", "can", "'t", "'s", "got", "been", "he's", "he'd", "it's", "one's", "um", "um's",
+    "'tis", "won't", "£", "$", "3rd", "1960s", "40th", "l'été", "ﬁ", "½", "²", "+", "minus", "per", "cent", "point",
+    "double", "colour", "the", "cat", "dogs'", "\u0301", "İ", "cat,", "sat.", "what?", "one,", "one.", "and,", "a,",
+    "half.", "no...", "it's,", "he's,", "been,", "hey!!", "mr.,",
+]
+# fmt: on
+"""What means something to Whisper's English normaliser, or might, beside words that do not."""
 WORDS = st.lists(st.sampled_from(["a", "b", "cc", "dé"]), max_size=6).map(" ".join)
 
 
@@ -27,6 +45,52 @@ WORDS = st.lists(st.sampled_from(["a", "b", "cc", "dé"]), max_size=6).map(" ".j
 def test_normalisers_agree_with_another_implementation_of_whispers(text):
     assert find_normaliser("en")(text) == " ".join(EnglishTextNormalizer()(text).split())
     assert find_normaliser("de")(text) == " ".join(BasicTextNormalizer()(text).split())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "two and a half men and a half",
+        "and a half of it",
+        "three, and a, half",
+        "two hundred and and the cat",
+        "he'd been and she's got it, what's done is done",
+        "it's oh so one oh one of a hundred and five per cent",
+        "um 'tis dogs' um 's",
+        "double and triple o seven point and minus the cat",
+        "twenty mr. jones's st. james, dr. no one's wanna",
+        "the colour of $2 and ¢7 or two dollars and seven cents",
+        "no... wait. what?! a [laughs and] half",
+        "he [that is the old man] sat (with all his cats) on <some or other> mat",
+        "the cat$ sat$",
+    ],
+)
+def test_english_is_normalised_piece_by_piece_as_as_a_whole(text):
+    for written in (text, text.upper()):
+        assert ENGLISH(written) == " ".join(TRANSFORMERS(written).split())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.randoms(use_true_random=False), st.sampled_from([" ", " ", " ", "  ", "\n"]))
+def test_english_is_normalised_piece_by_piece_whatever_words_meet(draw, space):
+    words = draw.sample(ODD, 6)
+    for length in (2, 3, 4, 6, 9):
+        text = space.join(draw.choices(words, k=length))
+        assert ENGLISH(text) == " ".join(TRANSFORMERS(text).split())
+
+
+def test_a_number_of_more_digits_than_python_reads_stays_as_it_is():
+    assert find_normaliser("en")(f"Call {'7' * 5000} now") == f"call {'7' * 5000} now"
+
+
+@pytest.mark.parametrize("language", ["de", "pt-BR", None])
+def test_a_language_without_a_normaliser_of_its_own_says_so(language):
+    basic = find_normaliser(language)
+    assert basic("Grüße, [lacht] EINS!") == "grüße eins"
+    assert basic.caveat == (
+        "texts were compared in lower case without punctuation; numbers, contractions and spellings count as they are written"
+    )
+    assert find_normaliser("en").caveat is None
 
 
 def test_english_is_normalised_for_titles_numbers_and_spelling():
@@ -37,6 +101,8 @@ def test_english_is_normalised_for_titles_numbers_and_spelling():
 
 def test_languages_without_spaces_are_counted_by_letters():
     assert find_normaliser("ja")("今日は。") == "今 日 は"
+    assert word_errors(["今日は"], ["今日わ"], find_normaliser("ja")).rate == 1 / 3
+    assert character_errors(["今日は"], ["今日わ"], find_normaliser("ja")).rate == 1 / 3
 
 
 @pytest.mark.parametrize("language", ["", "english!", "E", "de_"])
@@ -79,12 +145,12 @@ def test_what_is_heard_where_nothing_was_said_counts_as_insertions():
 
 def test_a_score_carries_the_normaliser_and_its_versions():
     raw = word_errors(["A b"], ["a b"])
-    assert (raw.rate, raw.signature) == (0.5, f"word|raw|jiwer:{version('jiwer')}")
+    assert (raw.rate, raw.signature) == (0.5, f"word|raw|rapidfuzz:{version('rapidfuzz')}")
     normalised = word_errors(["A b"], ["a b"], find_normaliser())
     assert normalised.rate == 0
     assert normalised.signature == (
         f"word|whisper-english|transformers:{version('transformers')}"
-        f"|spellings:{version('whisper-normalizer')}|jiwer:{version('jiwer')}"
+        f"|spellings:{version('whisper-normalizer')}|rapidfuzz:{version('rapidfuzz')}"
     )
 
 
@@ -94,7 +160,7 @@ def test_references_and_hypotheses_must_be_as_many():
 
 
 @pytest.mark.parametrize(
-    ("package", "use"), [("jiwer", lambda: word_errors(["a"], ["a"])), ("whisper_normalizer", find_normaliser)]
+    ("package", "use"), [("rapidfuzz", lambda: word_errors(["a"], ["a"])), ("whisper_normalizer", find_normaliser)]
 )
 def test_a_missing_library_is_an_error_that_names_the_extra(package, use, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

@@ -181,7 +181,7 @@ def test_rates_are_jiwers_and_the_table_shows_every_text(root, tmp_path, hearing
     assert done.json == found
     assert found["utterances"] == {"scored": 4, "failed": 0, "without_text": 1}
     assert sum(sample["errors"] for sample in samples) / sum(sample["words"] for sample in samples) == expected["wer"]
-    assert "jiwer" in found["counts"]["resynthesised"]["wer"]["signature"]
+    assert "rapidfuzz" in found["counts"]["resynthesised"]["wer"]["signature"]
     assert "1 utterances without a text" in done.err
     assert f"{expected['wer']:.1%}" in done.out
     rows = (tmp_path / "table.md").read_text().splitlines()

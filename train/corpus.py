@@ -127,10 +127,11 @@ def open_splits(data: DataConfig, splits: Sequence[str]) -> FeatureStore:
 def _part(store: FeatureStore, data: DataConfig, where: str | None) -> Part:
     positions = np.arange(len(store)) if where is None else matching(store, where)
     said = targets(store, data.target)
-    return Part(store, positions, [_cleaned(said[position], data.lower) for position in positions.tolist()])
+    return Part(store, positions, [cleaned(said[position], data.lower) for position in positions.tolist()])
 
 
-def _cleaned(text: str | None, lower: bool) -> str:
+def cleaned(text: str | None, lower: bool) -> str:
+    """A text as it is trained on: runs of white space are one space; empty where there is none."""
     joined = " ".join((text or "").split())
     return joined.lower() if lower else joined
 

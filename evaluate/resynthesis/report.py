@@ -15,7 +15,7 @@ from encodeonce.evaluate.resynthesis.run import Resynthesis
 from encodeonce.evaluate.resynthesis.scores import Marked, Scores
 from encodeonce.store.files import atomic_write, write_json
 
-LIBRARIES = ("encodeonce", "torch", "torchaudio", "transformers", "speechtokenizer", "faster-whisper", "jiwer")
+LIBRARIES = ("encodeonce", "torch", "torchaudio", "transformers", "speechtokenizer", "faster-whisper", "rapidfuzz")
 WHOLE_TABLE = 50
 """So many utterances are all in the table; of more, half as many of the worst and as many others at random."""
 HEADINGS = {"wer_raw": "WER raw", "wer_caseless": "WER caseless", "wer": "WER", "cer": "CER"}

@@ -4,7 +4,7 @@ import weakref
 from typing import NamedTuple
 
 import torch
-from encodeonce.train.adapters.base import Adapter
+from encodeonce.train.adapters.base import Adapted, Adapter
 from encodeonce.train.errors import TrainingError
 from encodeonce.train.objectives.base import Objective, Spoken, Tokens
 from encodeonce.train.objectives.config import ContrastiveConfig
@@ -87,14 +87,21 @@ class Contrastive(Objective):
         own = self._project(adapter, spoken, tokens)
         return self.temperature(own.cosines(own)[0])
 
-    def _project(self, adapter: Adapter, spoken: Spoken, tokens: Tokens) -> Pairs:
+    def project_speech(self, heard: Adapted) -> Tensor:
+        """`[B, N, W]` float32 of norm 1, where an utterance's queries stand in the space of the contrast."""
+        return F.normalize(self.speech(heard.embeddings).float(), dim=-1)
+
+    def project_text(self, adapter: Adapter, tokens: Tokens) -> Tensor:
+        """`[B, W]` float32 of norm 1, where texts stand in it."""
         text = framed(tokens, self.start, self.end)
         said = text_adapter(adapter, self.name).read(text.ids, text.lengths)[:, 0]
-        heard = spoken.adapted
+        return F.normalize(self.text(said).float(), dim=-1)
+
+    def _project(self, adapter: Adapter, spoken: Spoken, tokens: Tokens) -> Pairs:
         return Pairs(
-            F.normalize(self.speech(heard.embeddings).float(), dim=-1),
-            heard.lengths,
-            F.normalize(self.text(said).float(), dim=-1),
+            self.project_speech(spoken.adapted),
+            spoken.adapted.lengths,
+            self.project_text(adapter, tokens),
             same_texts(tokens.ids, tokens.lengths),
         )
 

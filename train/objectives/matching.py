@@ -45,13 +45,24 @@ class Matching(Objective):
             wrong_text, wrong_speech = self._negatives(adapter, spoken, tokens)
             speech, text = torch.cat((speech, speech, wrong_speech)), torch.cat((text, wrong_text, text))
         said = framed(tokens, self.start, self.end)
-        matched = text_adapter(adapter, self.name).match(
-            spoken.features[speech], spoken.lengths[speech], said.ids[text], said.lengths[text]
+        logits = self._logits(
+            adapter, spoken.features[speech], spoken.lengths[speech], said.ids[text], said.lengths[text]
         )
+        labels = (torch.arange(len(speech), device=speech.device) < len(tokens)).long()
+        return F.cross_entropy(logits, labels, reduction="sum")
+
+    @torch.no_grad()
+    def probabilities(self, adapter: Adapter, features: Tensor, lengths: Tensor, tokens: Tokens) -> Tensor:
+        """`[B]`: how sure it is that each text belongs to the speech beside it, features `[B, T, D]` of `lengths`."""
+        said = framed(tokens, self.start, self.end)
+        return self._logits(adapter, features, lengths, said.ids, said.lengths).softmax(1)[:, 1]
+
+    def _logits(self, adapter: Adapter, features: Tensor, lengths: Tensor, ids: Tensor, text_lengths: Tensor) -> Tensor:
+        """No and yes, `[B, 2]` float32."""
+        matched = text_adapter(adapter, self.name).match(features, lengths, ids, text_lengths)
         own = matched.mask[..., None]
         mean = matched.embeddings.masked_fill(~own, 0).sum(1) / own.sum(1)
-        labels = (torch.arange(len(speech), device=speech.device) < len(tokens)).long()
-        return F.cross_entropy(self.head(mean).float(), labels, reduction="sum")
+        return self.head(mean).float()
 
     @torch.no_grad()
     def _negatives(self, adapter: Adapter, spoken: Spoken, tokens: Tokens) -> tuple[Tensor, Tensor]:
