@@ -96,6 +96,7 @@ class AdapterModel(nn.Module):
         llm: the frozen language model, where the training has one; no part of it but a LoRA is trained, or kept in a checkpoint.
         projection: from the adapter's embeddings to the language model's; objectives share it.
         vocabularies: what texts are read with.
+        config: what it was trained with.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class AdapterModel(nn.Module):
         super().__init__()
         self.input, self.adapter, self.projection, self.llm = features, adapter, projection, llm
         self.objectives = nn.ModuleDict(objectives)
-        self.vocabularies, self._config = vocabularies, config
+        self.vocabularies, self.config = vocabularies, config
 
     def forward(
         self, outputs: Sequence[Tensor], lengths: Tensor, tokens: Mapping[str, Tokens], active: Sequence[str]
@@ -148,10 +149,10 @@ class AdapterModel(nn.Module):
             return self._objective(LanguageModelObjective, name).generate(adapted)
         if name == "stg":
             text = _there(self.vocabularies.text)
-            return [text.decode(ids) for ids in generate(self.adapter, adapted, text, self._most_text)]
+            return [text.decode(ids) for ids in generate(self.adapter, adapted, text, self.most_text)]
         if name == "ctc":
             head = self._objective(CTC, name)
-            return [self._spell(head, units) for units in head.decode(adapted)]
+            return [self.spell(head, units) for units in head.decode(adapted)]
         raise TrainingError("this model writes no text: it is trained for none of llm, stg, ctc")
 
     @property
@@ -192,13 +193,13 @@ class AdapterModel(nn.Module):
         """Which of `[N]` utterances of so many frames an objective cannot be trained on: `[N]` bool, by the limit that is passed."""
         tokens = torch.tensor([len(text) for text in texts], dtype=torch.int64)
         if objective in READ:
-            return {f"more than {self._most_text} tokens": tokens > self._most_text}
+            return {f"more than {self.most_text} tokens": tokens > self.most_text}
         embeddings = self.adapter.output_lengths(self.input.output_lengths(frames))
         if objective == "ctc":
             least = torch.tensor([least_frames(text) for text in texts], dtype=torch.int64)
             emissions = embeddings * self._objective(CTC, objective).emissions
             return {"more text than CTC has emissions for": least > emissions}
-        llm, most = _there(self.llm), _there(self._config.llm).max_tokens
+        llm, most = _there(self.llm), _there(self.config.llm).max_tokens
         full = [not llm.room(n, length) for n, length in zip(embeddings.tolist(), tokens.tolist(), strict=True)]
         return {
             f"more than {most} tokens": tokens > most,
@@ -206,9 +207,9 @@ class AdapterModel(nn.Module):
         }
 
     @property
-    def _most_text(self) -> int:
+    def most_text(self) -> int:
         """Tokens of a text at most: what the configuration says, and what the Q-Former has positions for beside the special ones."""
-        most = self._config.text.max_tokens
+        most = self.config.text.max_tokens
         return min(most, self.adapter.sizes.body.positions - 2) if isinstance(self.adapter, QFormer) else most
 
     def _ctc_encoder(self, read: Callable[[str], list[int]] | None) -> Callable[[str], list[int]]:
@@ -218,7 +219,8 @@ class AdapterModel(nn.Module):
             return lambda text: head.encode(words.encode(text))
         return self.vocabularies.ctc.encode if self.vocabularies.ctc is not None else _there(read)
 
-    def _spell(self, objective: CTC, units: list[int]) -> str:
+    def spell(self, objective: CTC, units: list[int]) -> str:
+        """The text of units that CTC told."""
         if isinstance(objective.head, RowHead):
             return _there(self.llm).words.decode(objective.head.decode(units))
         return _there(self.vocabularies.ctc or self.vocabularies.text).decode(units)

@@ -1,1 +1,1 @@
-"""Texts from CTC's log posteriors: beam search over characters, and a frozen language model that scores the words."""
+"""From cached features to text: who writes, how it is searched, what is flagged, and the lines that a run leaves."""

@@ -11,7 +11,7 @@ from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.metrics.word_errors import word_errors
 from encodeonce.train.llm.frozen import FrozenLLM
 
-GRID = tuple((weight, bonus) for weight in (0.3, 0.5, 0.7) for bonus in (5 * weight, 6 * weight))
+GRID = tuple((weight, share * weight) for weight in (0.5, 0.7, 1.0, 1.4) for share in (4, 5, 6))
 """Weights and bonuses that are tried unless others are given."""
 
 Name = TypeVar("Name")
@@ -56,7 +56,12 @@ def decode(posteriors: Posteriors, llm: FrozenLLM, options: Fusion | None = None
         TrainingError: this language model cannot score words so, or the prompt is too long for it.
     """
     options = options or Fusion()
-    scorer, texts = LLMWords(llm, options.prompt), {}
+    return decode_with(LLMWords(llm, options.prompt), posteriors, options)
+
+
+def decode_with(scorer: LLMWords, posteriors: Posteriors, options: Fusion) -> dict[str, str]:
+    """As `decode`, by a scorer that shows the language model the prompt of the options already."""
+    texts: dict[str, str] = {}
     for group in _groups(posteriors, options.group):
         scorer.clear()
         texts |= _decode(group, scorer, options)
