@@ -1,0 +1,163 @@
+"""transcribe: audio files -> text, encoder and all."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import click
+from encodeonce.evaluate.errors import EvaluationError
+from encodeonce.store.command import run_command
+from encodeonce.store.errors import StoreError
+from encodeonce.store.objects import StorePath
+from encodeonce.store.params import StorePathParam
+from encodeonce.train.errors import TrainingError
+
+if TYPE_CHECKING:
+    from encodeonce.evaluate.decoding.options import Method, Writer
+    from encodeonce.evaluate.transcription.run import Transcript
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option(
+    "--store", type=StorePathParam(), help="Audio that it holds is not encoded.  [default: the one trained on]"
+)
+@click.option("--encoder", help="Where the encoder is, if its name does not find it: a folder, a hub id, onnx:FILE.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--writer", type=click.Choice(["llm", "stg", "ctc"]), help="The objective that writes.")
+@click.option("--method", default="greedy", type=click.Choice(["greedy", "beam"]), help="How texts are sought.")
+@click.option("--beams", type=click.IntRange(1), help="Of beam.  [default: 4; of CTC 12]")
+@click.option(
+    "--language-model", help="Scores words beside CTC with --method beam: a name, folder, hub id or GGUF file."
+)
+@click.option("--prompt", type=FILE, help="Lines of text that it reads first.")
+@click.option(
+    "--segment-seconds", default=20.0, type=click.FloatRange(1), help="Longer audio is cut where it is quietest."
+)
+@click.option(
+    "--frames-per-batch", default=2000, type=click.IntRange(1), help="Frames that the adapter reads at a time."
+)
+@click.option("--times", is_flag=True, help="A line a segment, with its times.")
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="Write NAME.txt, .json and .srt there."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+@click.option("--quiet", "-q", is_flag=True, help="Print texts and failures only.")
+def transcribe(
+    checkpoint: Path,
+    files: tuple[Path, ...],
+    store: StorePath | None,
+    encoder: str | None,
+    device: str,
+    writer: "Writer | None",
+    method: "Method",
+    beams: int | None,
+    language_model: str | None,
+    prompt: Path | None,
+    segment_seconds: float,
+    frames_per_batch: int,
+    times: bool,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write what is said in audio files, by an adapter: in the language it was trained to write, which may be another.
+
+    FILE is audio, or a folder of it. Nothing is trained or stored; audio of a store is read from there.
+    """
+    from encodeonce.evaluate.decoding.options import DecodeOptions
+    from encodeonce.evaluate.decoding.transcriber import Transcriber
+    from encodeonce.evaluate.transcription.features import FeatureMaker
+    from encodeonce.evaluate.transcription.run import find_audio, transcribe_files
+    from encodeonce.extract.encoders.base import EncoderError
+    from encodeonce.extract.progress import Progress
+    from encodeonce.store.devices import find_device
+    from encodeonce.train.checkpoint import load_checkpoint
+    from encodeonce.train.model import restore_model
+
+    lines = () if prompt is None else tuple(prompt.read_text(encoding="utf-8").splitlines())
+    options = DecodeOptions(writer=writer, method=method, beams=beams, language_model=language_model, prompt=lines)
+    progress = Progress(quiet)
+    paths, chosen, trained = find_audio(files), find_device(device), load_checkpoint(checkpoint)
+    names = _names(paths, output)
+    try:
+        features = FeatureMaker(
+            trained.fingerprints, progress, store or _trained_on(trained.config.data.store), encoder, chosen
+        )
+    except EncoderError as error:
+        raise EvaluationError(str(error)) from error
+    model = restore_model(trained, features.outputs, chosen)
+    progress.say(f"Opened {trained.folder.name} of {trained.folder.parent}, trained on {trained.fingerprints.encoder}")
+    begun, found = perf_counter(), []
+    with click.progressbar(length=len(paths), file=sys.stderr, hidden=quiet or not sys.stderr.isatty()) as bar:
+        for one in transcribe_files(
+            paths, features, Transcriber(model, options), segment_seconds, frames_per_batch, chosen
+        ):
+            found.append(one)
+            if one.error:
+                progress.failure(str(one.path), one.error)
+            for line in _lines(one, times, several=len(paths) > 1):
+                click.echo(line)
+            if output is not None:
+                _write(one, output, names[one.path])
+            bar.update(1)
+    spent, seconds = perf_counter() - begun, sum(one.seconds for one in found)
+    stored = sum(segment.stored for one in found for segment in one.segments)
+    known = f", {stored} segments from the store" if stored else ""
+    progress.say(f"Transcribed {seconds:.1f} s of audio in {spent:.1f} s, the loading of the encoder included{known}")
+    if as_json:
+        click.echo(json.dumps({"files": [one.to_json() for one in found], "seconds": spent}, ensure_ascii=False))
+    sys.exit(1 if any(one.error for one in found) else 0)
+
+
+def _trained_on(word: str | None) -> StorePath | None:
+    """The store of the training, where it is at hand."""
+    path = None if word is None or "://" in word else Path(word)
+    return path if path is not None and path.is_dir() else None
+
+
+def _names(paths: Iterable[Path], output: Path | None) -> dict[Path, str]:
+    """What is written of each file begins so; equal names in different folders are refused."""
+    names: dict[str, Path] = {}
+    for path in paths:
+        if output is not None and (other := names.setdefault(path.stem, path)) != path:
+            raise EvaluationError(
+                f"{other} and {path} would both become {output / path.stem}.txt; give them one by one"
+            )
+    return {path: path.stem for path in paths}
+
+
+def _lines(found: "Transcript", times: bool, several: bool) -> list[str]:
+    from encodeonce.evaluate.transcription.subtitles import with_times
+
+    if found.error and not found.segments:
+        return []
+    if times:
+        return [*([f"{found.path}:"] if several else []), *with_times(found)]
+    return [f"{found.path}\t{found.text}" if several else found.text]
+
+
+def _write(found: "Transcript", folder: Path, name: str) -> None:
+    from encodeonce.evaluate.transcription.subtitles import srt
+    from encodeonce.store.files import atomic_write, make_folder, write_json
+
+    make_folder(folder)
+    for suffix, text in ((".txt", found.text + "\n"), (".srt", srt(found.segments))):
+        with atomic_write(folder / f"{name}{suffix}") as file:
+            file.write(text.encode())
+    write_json(folder / f"{name}.json", found.to_json())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point; see `run_command`."""
+    run_command(transcribe, arguments, (EvaluationError, TrainingError, StoreError))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Audio files to texts: decode, cut, encode what no store holds, write."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from encodeonce.evaluate.decoding.flags import flags_of
+from encodeonce.evaluate.decoding.transcriber import Transcriber
+from encodeonce.evaluate.errors import EvaluationError
+from encodeonce.evaluate.transcription.features import FeatureMaker, Heard
+from encodeonce.evaluate.transcription.segments import cut
+from encodeonce.extract.audio import AudioError, Decoded, decode
+from encodeonce.extract.corpora.base import Utterance
+from encodeonce.extract.corpora.folder import AUDIO_SUFFIXES, list_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a file, in seconds from its beginning, and what is said in it; `flags` as of any hypothesis."""
+
+    start: float
+    end: float
+    text: str
+    flags: tuple[str, ...]
+    stored: bool
+    """Its features came from the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What is said in a file; `error` where it could not be used."""
+
+    path: Path
+    seconds: float
+    segments: Sequence[Segment]
+    error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Of all segments."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+    def to_json(self) -> dict[str, Any]:
+        """With the keys of a manifest where it has such."""
+        line: dict[str, Any] = {"audio_filepath": str(self.path), "duration": self.seconds, "pred_text": self.text}
+        return {**line, "segments": [asdict(s) for s in self.segments], **({"error": self.error} if self.error else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    file: int
+    start: float
+    heard: Heard
+
+
+@dataclass
+class _Opened:
+    """A file on its way."""
+
+    path: Path
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def find_audio(paths: Iterable[Path]) -> list[Path]:
+    """The files themselves, and those of folders, at any depth and in the order of their names.
+
+    Raises:
+        EvaluationError: nothing there, or a folder without audio.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = [one.audio for one in list_folder(path).utterances] if path.is_dir() else [path]
+        if not path.exists():
+            raise EvaluationError(f"there is no {path}: give audio files, or folders of them")
+        if not inside:
+            raise EvaluationError(f"{path} holds no audio ({', '.join(sorted(AUDIO_SUFFIXES))})")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def transcribe_files(
+    paths: Sequence[Path],
+    features: FeatureMaker,
+    transcriber: Transcriber,
+    longest: float,
+    frames_per_batch: int,
+    device: torch.device | str = "cpu",
+) -> Iterator[Transcript]:
+    """Transcribe files in their order; one that cannot be used is a transcript with the reason.
+
+    Args:
+        longest: seconds of a segment at most.
+        frames_per_batch: padding included, that the adapter reads at a time.
+    """
+    opened = [_Opened(path) for path in paths]
+    written = _written(_batches(_pieces(opened, features, longest), frames_per_batch), transcriber, device)
+    done = 0
+    for file, group in groupby(written, key=lambda pair: pair[0]):
+        yield from (_empty(one) for one in opened[done:file])
+        yield Transcript(opened[file].path, opened[file].seconds, [segment for _, segment in group], opened[file].error)
+        done = file + 1
+    yield from (_empty(one) for one in opened[done:])
+
+
+def _empty(file: _Opened) -> Transcript:
+    return Transcript(file.path, file.seconds, (), file.error)
+
+
+def _pieces(files: Sequence[_Opened], features: FeatureMaker, longest: float) -> Iterator[_Piece]:
+    for number, file in enumerate(files):
+        try:
+            whole = decode(Utterance(id=str(file.path), audio=file.path))
+            file.seconds = len(whole.samples) / whole.rate
+            for start, stop in cut(whole.samples, whole.rate, longest):
+                piece = Decoded(np.ascontiguousarray(whole.samples[start:stop]), whole.rate)
+                yield _Piece(number, start / whole.rate, features.of(piece, str(file.path)))
+        except (AudioError, EvaluationError) as error:
+            file.error = str(error)
+
+
+def _batches(pieces: Iterable[_Piece], most: int) -> Iterator[list[_Piece]]:
+    """In their order, as many as fit; the adapter's answers do not depend on who shares a batch."""
+    batch: list[_Piece] = []
+    for piece in pieces:
+        longest = max(len(one.heard.values[0]) for one in (*batch, piece))
+        if batch and longest * (len(batch) + 1) > most:
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def _written(
+    batches: Iterable[list[_Piece]], transcriber: Transcriber, device: torch.device | str
+) -> Iterator[tuple[int, Segment]]:
+    for batch in batches:
+        lengths = torch.tensor([len(piece.heard.values[0]) for piece in batch], device=device)
+        outputs = [
+            _padded([piece.heard.values[n] for piece in batch]).to(device) for n in range(len(batch[0].heard.values))
+        ]
+        seconds = [piece.heard.seconds for piece in batch]
+        for piece, found in zip(batch, transcriber.write(outputs, lengths, seconds), strict=True):
+            heard = piece.heard
+            flags = flags_of(found.text, heard.seconds, found.ended)
+            yield piece.file, Segment(piece.start, piece.start + heard.seconds, found.text, flags, heard.stored)
+
+
+def _padded(values: Sequence[np.ndarray]) -> torch.Tensor:
+    """`[B, T, D]`: float32, or the integers of codes."""
+    kind = np.float32 if np.issubdtype(values[0].dtype, np.floating) else np.int64
+    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(each.astype(kind)) for each in values], batch_first=True)
