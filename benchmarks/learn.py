@@ -15,9 +15,7 @@ from statistics import median
 from typing import Any
 
 import click
-from encodeonce.store import FeatureStore
 from encodeonce.train.demo import SPEECH
-from encodeonce.train.demo.score import word_error_rate
 from machine import machine
 
 ENCODER = "moonshine-tiny-onnx"
@@ -137,8 +135,14 @@ def train(row: Row, seed: int, store: Path, output: Path) -> Trained:
         seconds=found["seconds"],
         cpu_seconds=spent,
         sentences=found["wer"],
-        voice=word_error_rate(output, FeatureStore(store, split="voice")),
+        voice=_word_error_rate(output, store, "voice"),
     )
+
+
+def _word_error_rate(checkpoint: Path, store: Path, split: str) -> float:
+    to = ["--output", checkpoint / split, "--no-report", "--leave-out", "bertscore", "--attention", "0"]
+    lines = _run(["evaluate-adapter", checkpoint, "--store", store, "--split", split, *to, "--quiet", "--json"])
+    return json.loads(lines[-1])["splits"][0]["scores"]["wer_raw"]["value"]
 
 
 def table(rows: Sequence[Row], found: Sequence[Trained]) -> list[str]:

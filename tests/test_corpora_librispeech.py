@@ -41,7 +41,7 @@ def test_lists_what_torchaudio_lists_in_the_same_order(tmp_path):
             (f"{speaker}-{chapter}-{number:04}", tmp_path / "LibriSpeech" / path, text, str(speaker), str(chapter))
         )
     assert [(u.id, u.audio, u.text, u.speaker, u.metadata["chapter"]) for u in listing.utterances] == expected
-    assert all(u.audio.is_file() and u.language is None and u.duration is None for u in listing.utterances)
+    assert all(u.audio.is_file() and u.language == "en" and u.duration is None for u in listing.utterances)
 
 
 @pytest.mark.parametrize("below", ["LibriSpeech/my-split", "my-split"])

@@ -83,7 +83,7 @@ class WordOptions:
 
     weight: float = 0.0
     bonus: float = 0.0
-    """A scorer alone prefers few words; about 5 to 6 times the weight makes up for it."""
+    """A scorer alone prefers few words; 4 to 6 times the weight makes up for it."""
 
 
 class Prefix(NamedTuple):
@@ -147,6 +147,7 @@ class Search:
         self._spoken = np.array([bool(character) for character in alphabet])
         start = Prefix(0 if scorer is None else scorer.start, "", "")
         self._prefixes = {start: Mass(blank=0.0)}
+        self._asked: set[int] = set()
 
     def run(self, log_posteriors: np.ndarray) -> Searching:
         """The text of log posteriors `[T, C]`, class 0 the blank."""
@@ -224,8 +225,8 @@ class Search:
             return value
         if self._scorer is None:
             return value + self._words.bonus
-        read = self._scorer.is_read(Query(prefix.state))
-        ahead = self._scorer.ahead(prefix.state, prefix.letters) if read else UNREAD
+        # What other searches had read would make the text depend on them.
+        ahead = self._scorer.ahead(prefix.state, prefix.letters) if prefix.state in self._asked else UNREAD
         return value + self._words.weight * ahead + self._words.bonus
 
     def _whole(self, prefix: Prefix) -> tuple[float, int]:
@@ -253,6 +254,7 @@ class Search:
     def _ask(self, queries: Sequence[Query]) -> Generator[Sequence[Query], None, None]:
         """Have queries read before it goes on, where there are some."""
         scorer = self._scorer
+        self._asked.update(query.state for query in queries)
         if scorer is not None and (unread := [query for query in queries if not scorer.is_read(query)]):
             yield unread
 

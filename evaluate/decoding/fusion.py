@@ -28,8 +28,8 @@ class Fusion:
         group: utterances that are decoded together. The language model's memory grows with them.
     """
 
-    weight: float = 0.5
-    word_bonus: float = 3.0
+    weight: float = 1.0
+    word_bonus: float = 4.0
     beam: BeamOptions = field(default_factory=BeamOptions)
     prompt: tuple[str, ...] = ()
     group: int = 10

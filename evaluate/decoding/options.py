@@ -39,7 +39,7 @@ class DecodeOptions:
         precision: of the adapter's arithmetic; auto is bfloat16 on a GPU where it was trained so, else float32.
         language_model: for ctc over characters with beam: a frozen language model that scores the words; whatever train-adapter
             takes, such as smollm2-135m.
-        language_model_weight, word_bonus: see `fusion.Fusion`. None: 0.5 and 3.
+        language_model_weight, word_bonus: see `fusion.Fusion`. None: 1 and 4.
         prompt: texts that this language model is shown first, one a line; `fusion.prompt_lines` picks some.
 
     Raises:

@@ -51,6 +51,7 @@ def _read_chapter(root: Path, speaker: str, chapter: str, utterances: list[Utter
                     audio=parent / name,
                     text=text or None,
                     speaker=speaker,
+                    language="en",
                     metadata={"chapter": chapter},
                     where=f"{speaker}/{chapter}/{name}",
                 )

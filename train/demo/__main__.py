@@ -1,4 +1,4 @@
-"""`make demo`: speech becomes a store, and the store trains an adapter.
+"""`make demo`: speech becomes a store, the store trains an adapter, and the adapter is evaluated.
 
 The encoder and the recorded speech come inside the package moonshine-voice, the speech to learn from inside this one.
 Everything printed is computed in this run; where a promise does not hold the demo fails.
@@ -28,6 +28,7 @@ def main() -> None:
     print(f"\nAll of it took {time.perf_counter() - begun:.0f} s. Now with your own speech:")
     print("  .venv/bin/extract-features --encoder hubert-large --split train-clean-100")
     print("  .venv/bin/train-adapter --list-recipes")
+    print("  .venv/bin/evaluate-adapter runs/RECIPE --split dev-clean")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""The second half of the demo: a small Q-Former learns to write what the stored features say."""
+"""The second half of the demo: a small Q-Former learns to write what the stored features say, is evaluated, and hears new audio."""
 
+import json
 from pathlib import Path
 
-from encodeonce.store.reader import FeatureStore
 from encodeonce.train.demo import SPEECH
 from encodeonce.train.demo.features import ENCODER
-from encodeonce.train.demo.score import word_error_rate
-from encodeonce.train.demo.steps import expect, heading, run
+from encodeonce.train.demo.steps import expect, heading, run, run_json
 from encodeonce.train.metrics import read_metrics
 
 RECIPE = "demo-window-qformer"
@@ -26,12 +25,41 @@ def train_adapter(folder: Path) -> None:
     run(["train-adapter", RECIPE, f"data.store={store}", f"output_dir={output}"])
     show_curves(output)
 
-    heading("9. What it does with speech that it has never heard")
-    known, voice = (word_error_rate(output / "last", FeatureStore(store, split=split)) for split in SPLITS[1:])
-    print(f"   {known:.1%} of the words wrong in held-out sentences by the voices it knows")
-    print(f"   {voice:.1%} of the words wrong in held-out sentences by a voice that it does not")
-    print(f"   {output / 'curves.png'}: the losses and error rates on the way")
+    heading("9. Evaluate: sentences that it has never heard, by the voices it knows and by one that it does not")
+    evaluate(output / "last", store, folder / "evaluation")
+
+    heading("10. New audio to text: a file, the encoder, the adapter")
+    said, recording = cut_recording(folder)
+    run(["transcribe", str(output / "last"), str(recording), "--quiet"])
+    print(f"   said: {said}")
+
+
+def evaluate(checkpoint: Path, store: Path, folder: Path) -> None:
+    """Score and report the held-out splits."""
+    splits = [part for split in SPLITS[1:] for part in ("--split", split)]
+    shown = ["--attention", "1", "--audio", str(SPEECH)]
+    asked = ["evaluate-adapter", str(checkpoint), "--store", str(store), *splits, "--output", str(folder), *shown]
+    found = {split["split"]: split for split in run_json(asked)["splits"]}
+    known = found["sentences"]["scores"]["wer"]["value"]
+    pictures = sorted(
+        (folder / "sentences" / "attention").glob("attention-sentences-*.png"), key=lambda path: len(path.name)
+    )
+    expect(bool(pictures), "no attention was drawn")
+    print(f"   {pictures[0]}: what the queries read")
     expect(known <= MOST_WRONG, f"{known:.1%} of the words are wrong, at most {MOST_WRONG:.0%} should be")
+
+
+def cut_recording(folder: Path) -> tuple[str, Path]:
+    """A sentence of the voice that was not trained on as a file of its own, and what is said in it."""
+    import soundfile
+
+    entry = json.loads((SPEECH / "voice.jsonl").read_text().splitlines()[0])
+    with soundfile.SoundFile(SPEECH / entry["audio_filepath"]) as file:
+        file.seek(int(entry["offset"] * file.samplerate))
+        samples, rate = file.read(int(entry["duration"] * file.samplerate)), file.samplerate
+    path = folder / "new.wav"
+    soundfile.write(path, samples, rate)
+    return entry["text"], path
 
 
 def show_curves(output: Path) -> None:

@@ -1,0 +1,242 @@
+"""An evaluation of a checkpoint, from stored features to its report."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from encodeonce.evaluate.attention.capture import why_no_attention
+from encodeonce.evaluate.attention.pictures import attention_pictures
+from encodeonce.evaluate.audio import audio_files, corpus_audio, with_audio
+from encodeonce.evaluate.decoding.options import DecodeOptions, choose_writer
+from encodeonce.evaluate.decoding.run import Decoded, decode_split
+from encodeonce.evaluate.embeddings import MOST, retrieval_scores
+from encodeonce.evaluate.evaluation import Evaluation
+from encodeonce.evaluate.finish import Finished, Wanted, find_earlier, finish
+from encodeonce.evaluate.hypotheses import Hypothesis
+from encodeonce.evaluate.progress import EvaluationProgress
+from encodeonce.evaluate.report.extras import Extras, Picture
+from encodeonce.evaluate.scoring import score
+from encodeonce.extract.corpora.base import Utterance
+from encodeonce.store.devices import find_device
+from encodeonce.store.layout import feature_sets
+from encodeonce.store.objects import StorePath, store_path
+from encodeonce.store.reader import FeatureStore
+from encodeonce.train.checkpoint import Checkpoint, load_checkpoint
+from encodeonce.train.config import TrainConfig
+from encodeonce.train.model import AdapterModel, open_model
+from encodeonce.train.progress import span
+
+FOLDER, ATTENTION, METRICS_FILE = "evaluation", "attention", "metrics.jsonl"
+SOME = 3
+"""Utterances whose attention is drawn unless told."""
+NO_TEXT = "this checkpoint writes no text: it was trained for none of llm, stg, ctc"
+RETRIEVED = ("stc", "stm")
+"""Objectives that are worth something without a text being written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRequest:
+    """What to evaluate.
+
+    Attributes:
+        checkpoint: its folder, or a training's, of which the best one is taken, else the last.
+        store: None: the one it was trained on.
+        encoder: which feature set of a store; None: the one whose fingerprint the checkpoint has.
+        splits: none where the store is one split.
+        where: a condition on the table's columns.
+        limit: utterances of each split; the same ones every time.
+        target: what is compared with; None: what was trained.
+        attention: utterances whose attention is drawn, at most; None: a few, and not a word where there is none to draw.
+        audio: where the corpora are.
+        output: None: evaluation/CHECKPOINT/SPLIT beside the checkpoint. Of several splits each has a folder in it.
+    """
+
+    checkpoint: Path
+    store: StorePath | None = None
+    encoder: str | None = None
+    splits: tuple[str, ...] = ()
+    where: str | None = None
+    limit: int | None = None
+    target: str | None = None
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    device: str = "auto"
+    attention: int | None = 0
+    audio: Path | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A split that is evaluated."""
+
+    name: str
+    store: FeatureStore
+    folder: Path
+    corpus: Mapping[str, Utterance] | None
+
+
+def evaluate_checkpoint(
+    request: CheckpointRequest, wanted: Wanted, progress: EvaluationProgress
+) -> dict[str, Finished]:
+    """Decode, score and report the splits of a request, by their names.
+
+    Everything that can be refused is refused before the model is loaded.
+
+    Raises:
+        EvaluationError: options that do not fit the checkpoint, an empty split, or a folder with hypotheses of something else.
+        TrainingError: no checkpoint, or one of other features. StoreError: no such store, split or column. CorpusError: no such audio.
+    """
+    checkpoint, device = load_checkpoint(request.checkpoint), find_device(request.device)
+    config = checkpoint.config
+    if not retrieves(config):
+        choose_writer(request.decoding, config)
+    sets = [_open(request, wanted, checkpoint, split) for split in request.splits or (None,)]
+    begun = time.perf_counter()
+    model = open_model(checkpoint, sets[0].store, device)
+    progress.say(
+        f"Opened {checkpoint.folder.name} of {checkpoint.folder.parent} in {time.perf_counter() - begun:.1f} s"
+    )
+    work = Evaluator(request, wanted, progress, checkpoint, model, device)
+    return {one.name: work.evaluate(one) for one in sets}
+
+
+def retrieves(config: TrainConfig) -> bool:
+    """Whether a training has an objective that retrieval or matching shows."""
+    return any(getattr(config.objectives, name) is not None for name in RETRIEVED)
+
+
+def open_split(checkpoint: Checkpoint, store: StorePath | None, encoder: str | None, split: str | None) -> FeatureStore:
+    """A split of the features that a checkpoint was trained on, where the store has them.
+
+    Raises:
+        StoreError: no such store, feature set or split.
+    """
+    path = store_path(checkpoint.config.data.store) if store is None else store
+    if encoder is None:
+        fitting = (found for found in feature_sets(path) if found.fingerprint == checkpoint.fingerprints.features)
+        encoder = next((found.path.name for found in fitting), None)
+    return FeatureStore(path, encoder, split)
+
+
+def _open(request: CheckpointRequest, wanted: Wanted, checkpoint: Checkpoint, split: str | None) -> Opened:
+    store = open_split(checkpoint, request.store, request.encoder, split)
+    name = split or store.parts[0].attributes.split
+    folder = request.output
+    if folder is None:
+        folder = checkpoint.folder.parent / FOLDER / checkpoint.folder.name / name
+    elif len(request.splits) > 1:
+        folder = folder / name
+    if wanted.compare is not None:
+        find_earlier(wanted.compare, name)
+    corpus = None if request.audio is None else corpus_audio(request.audio, name)
+    return Opened(name, store, folder, corpus)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What evaluates one split after the other."""
+
+    request: CheckpointRequest
+    wanted: Wanted
+    progress: EvaluationProgress
+    checkpoint: Checkpoint
+    model: AdapterModel
+    device: str
+
+    def evaluate(self, test: Opened) -> Finished:
+        """Decode, score, retrieve, draw and write."""
+        hypotheses, config = self._decode(test)
+        title = f"{self.checkpoint.folder.parent.name} on {test.name}"
+        if hypotheses is None:
+            evaluation = Evaluation(title, {}, [], skipped={"wer": NO_TEXT}, config=config)
+        else:
+            evaluation = score(hypotheses, self.wanted.scoring, title, config)
+        if retrieves(self.checkpoint.config):
+            evaluation = self._retrieve(test, evaluation)
+        audio = audio_files(hypotheses or ())
+        pictures = self._draw(test, evaluation, audio) if self.wanted.report else []
+        training = self.checkpoint.folder.parent
+        curves = training if (training / METRICS_FILE).is_file() else None
+        return finish(test.name, evaluation, test.folder, self.wanted, Extras(curves, pictures, audio))
+
+    def _decode(self, test: Opened) -> tuple[list[Hypothesis] | None, dict[str, Any]]:
+        """What the model writes, where it writes; and the configuration of the run."""
+        request = self.request
+        config: dict[str, Any] = {
+            "checkpoint": str(self.checkpoint.folder),
+            "step": self.checkpoint.step,
+            "encoder": test.store.encoder,
+            "store": str(test.store.path),
+            "split": test.name,
+            "where": request.where,
+            "limit": request.limit,
+            "target": request.target or self.checkpoint.config.data.target,
+            "device": self.device,
+        }
+        if self.model.writes is None:
+            return None, config
+        decoded = decode_split(
+            self.checkpoint,
+            test.store,
+            test.folder,
+            request.decoding,
+            where=request.where,
+            limit=request.limit,
+            text_column=request.target,
+            device=self.device,
+            progress=self.progress,
+            model=self.model,
+        )
+        self._tell(decoded, test.name)
+        hypotheses = decoded.hypotheses
+        if request.audio is not None and test.corpus is not None:
+            hypotheses = with_audio(hypotheses, test.corpus, request.audio)
+        return hypotheses, {**config, "decoding": {**request.decoding.to_json(), "writer": decoded.writer}}
+
+    def _tell(self, decoded: Decoded, name: str) -> None:
+        count, before = len(decoded.hypotheses), decoded.resumed
+        told = f"{count:,} utterance{'s' * (count != 1)}"
+        if before == count:
+            self.progress.say(f"Read {told} of {name}, decoded before, from {decoded.path}")
+            return
+        known = f", {before:,} of them before" if before else ""
+        took = f"{span(decoded.decode_seconds)}, {decoded.real_time_factor:.3g} of the audio's length"
+        self.progress.say(f"Decoded {told} of {name}{known}: {took}, by {decoded.writer}")
+
+    def _retrieve(self, test: Opened, evaluation: Evaluation) -> Evaluation:
+        data = self.checkpoint.config.data
+        scores, details = retrieval_scores(
+            self.model,
+            test.store,
+            self.checkpoint.fingerprints.outputs,
+            self.request.where,
+            data=replace(data, target=self.request.target or data.target),
+            device=self.device,
+            most=min(self.request.limit or MOST, MOST),
+        )
+        return replace(evaluation, scores={**evaluation.scores, **scores}, details={**evaluation.details, **details})
+
+    def _draw(self, test: Opened, evaluation: Evaluation, audio: Mapping[str, Path]) -> list[Picture]:
+        """The attention of some utterances, from the one with the fewest errors to the one with the most; or nothing, and why."""
+        asked = self.request.attention
+        most = SOME if asked is None else asked
+        why = why_no_attention(self.model)
+        if why and asked:
+            self.progress.say(why)
+        if why or not most:
+            return []
+        ordered = sorted(evaluation.utterances, key=lambda one: (one.wer, one.source.id))
+        ids = [one.source.id for one in ordered] or test.store.ids[:most]
+        places = np.linspace(0, len(ids) - 1, min(most, len(ids))).round().astype(int)
+        return attention_pictures(
+            self.model,
+            test.store,
+            self.checkpoint.fingerprints.outputs,
+            [ids[place] for place in places.tolist()],
+            test.folder / ATTENTION,
+            audio=audio,
+            hypotheses={one.source.id: one.source.pred_text for one in ordered},
+        )

@@ -1,0 +1,85 @@
+"""An evaluation of texts that somebody else's system wrote."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from encodeonce.evaluate.audio import audio_files, corpus_audio, with_audio
+from encodeonce.evaluate.decoding.flags import flags_of
+from encodeonce.evaluate.finish import Finished, Wanted, find_earlier, finish
+from encodeonce.evaluate.formats.find import read_texts
+from encodeonce.evaluate.formats.pairing import MISSING, Paired, alone, named, pair
+from encodeonce.evaluate.hypotheses import Hypothesis
+from encodeonce.evaluate.progress import EvaluationProgress
+from encodeonce.evaluate.report.extras import Extras
+from encodeonce.evaluate.scoring import score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextsRequest:
+    """Texts to score.
+
+    Attributes:
+        references: None where the hypotheses' file has them.
+        format: of both files; None: told by name and content.
+        split: the name of the test set, for the report and to find its audio.
+        output: None: beside the hypotheses.
+    """
+
+    hypotheses: Path
+    references: Path | None = None
+    format: str | None = None
+    allow_missing: bool = False
+    allow_extra: bool = False
+    split: str | None = None
+    audio: Path | None = None
+    output: Path | None = None
+
+
+def evaluate_texts(request: TextsRequest, wanted: Wanted, progress: EvaluationProgress) -> dict[str, Finished]:
+    """Score a file of hypotheses; one test set, by its name.
+
+    Raises:
+        EvaluationError: a file that cannot be read, or ids that do not fit; the message names file, line and ids.
+    """
+    name = request.split or request.hypotheses.stem
+    if wanted.compare is not None:
+        find_earlier(wanted.compare, name)
+    found = _read(request, progress)
+    hypotheses = [_flagged(one) for one in found.hypotheses]
+    if request.audio is not None:
+        hypotheses = with_audio(hypotheses, corpus_audio(request.audio, name), request.audio)
+    if found.missing:
+        one = len(found.missing) == 1
+        what = "missing hypothesis counts" if one else "missing hypotheses count"
+        progress.say(f"{len(found.missing):,} {what} as empty: {named(found.missing)}")
+    if found.extra:
+        progress.say(f"Left out without a reference: {len(found.extra):,} of the hypotheses ({named(found.extra)})")
+    config = {
+        "hypotheses": str(request.hypotheses),
+        "references": str(request.references or request.hypotheses),
+        "split": request.split,
+        "missing": len(found.missing),
+        "extra": len(found.extra),
+    }
+    title = f"{request.hypotheses.name}{f' on {request.split}' if request.split else ''}"
+    evaluation = score(hypotheses, wanted.scoring, title, config)
+    folder = request.output or request.hypotheses.with_name(f"{request.hypotheses.stem}-evaluation")
+    return {name: finish(name, evaluation, folder, wanted, Extras(audio=audio_files(hypotheses)))}
+
+
+def _flagged(one: Hypothesis) -> Hypothesis:
+    """With what is suspicious about its text, beside what the file says of it."""
+    if MISSING in one.flags:
+        return one
+    found = flags_of(one.pred_text, one.duration, ended=True, language=one.language)
+    return replace(one, flags=tuple(dict.fromkeys([*one.flags, *found])))
+
+
+def _read(request: TextsRequest, progress: EvaluationProgress) -> Paired:
+    written = read_texts(request.hypotheses, "pred_text", request.format)
+    progress.say(str(written))
+    if request.references is None:
+        return alone(written)
+    said = read_texts(request.references, "text", request.format)
+    progress.say(str(said))
+    return pair(written, said, request.allow_missing, request.allow_extra)
