@@ -1,0 +1,414 @@
+"""Sweeps: what is done is skipped, what was killed goes on, failures are kept apart, and the table says all of it."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import Done, run
+from encodeonce.evaluate.sweep.cli import main
+from encodeonce.evaluate.sweep.expand import expand
+from encodeonce.evaluate.sweep.grid import parse_grid
+from encodeonce.evaluate.sweep.make import Made, make_table
+from encodeonce.evaluate.sweep.plan import Programs, check_options, flags
+from encodeonce.evaluate.sweep.pools import Here, Pool, pool_of
+from encodeonce.evaluate.sweep.table import Cell, Column, Measured, Result, tabulate
+from encodeonce.evaluate.sweep.wording import shown
+from encodeonce.evaluate.sweep.write import Told, as_object, csv_of, markdown, write_pages
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_train_cli import store as letters  # noqa: F401 (a fixture)
+
+TRAIN = """
+import json, os, re, signal, sys, time
+from pathlib import Path
+text = Path(sys.argv[1]).read_text()
+folder = Path(re.search("^output_dir: (.*)$", text, re.MULTILINE)[1])
+folder.mkdir(parents=True, exist_ok=True)
+queries = int(re.search("queries: (.*)", text)[1])
+with open(folder / "begun", "a") as file:
+    file.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+print("loading", file=sys.stderr)
+wish = Path(os.environ.get("WISHES", ".")) / str(queries)
+wish = wish.read_text() if wish.exists() else ""
+if wish == "fail":
+    print("error: no luck with", queries, "queries", file=sys.stderr)
+    sys.exit(2)
+if wish == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+if wish == "linger":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    time.sleep(60)
+while wish == "orphan" and not Path(os.environ["WISHES"], "go").exists():
+    time.sleep(0.05)
+print("Trained")
+print(json.dumps({"ended": "finished", "parameters": {"trained": {"adapter": 1000 * queries}}, "seconds": 1.0, "wer": 0.5}))
+"""
+EVALUATE = """
+import json, os, re, sys
+from pathlib import Path
+words = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+training, folder = Path(sys.argv[1]), Path(words["--output"])
+text = (training.parent / "config.yaml").read_text()
+if (Path(os.environ.get("WISHES", ".")) / words["--split"]).exists():
+    sys.exit("error: no such split")
+value = int(re.search("queries: (.*)", text)[1]) / 1000 + int(re.search("^seed: (.*)", text, re.MULTILINE)[1]) / 100
+title = f"some on {words['--split']}"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "results.json").write_text(json.dumps({
+    "results": {title: {"wer": value, "bleu": 100 * value}},
+    "units": {title: {"wer": "fraction", "bleu": "points"}},
+    "higher_is_better": {title: {"wer": False, "bleu": True}},
+    "intervals": {title: {"wer": [value - 0.01, value + 0.01]}},
+    "signatures": {title: {"wer": "one", "bleu": "two"}},
+    "skipped": {title: {"meaning": "no BERT"}},
+}))
+print("{}")
+"""
+
+
+class Sweeping:
+    """A sweep whose programs do as the files in `wishes` say."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.wishes = folder, folder / "wishes"
+        self.wishes.mkdir()
+        monkeypatch.setenv("WISHES", str(self.wishes))
+        monkeypatch.chdir(folder)
+        (folder / "train.py").write_text(TRAIN)
+        (folder / "evaluate.py").write_text(EVALUATE)
+        self.programs = Programs(("-S", str(folder / "train.py")), ("-S", str(folder / "evaluate.py")))
+        self.values: dict[str, Any] = {
+            "base": "demo-qformer",
+            "output_dir": "out",
+            "grid": {"queries": [10, 20, 30]},
+            "evaluate": {"splits": ["dev"], "metrics": ["wer", "bleu"]},
+        }
+
+    def __call__(self, pool: Callable[[], Pool] = Here, retry_failed: bool = False, **values: Any) -> Made:
+        source = self.folder / "grid.yaml"
+        source.write_text("# A sweep.\n")
+        grid = parse_grid("grid", {**self.values, **values})
+        self.told: list[str] = []
+        return make_table(str(source), grid, expand(grid), pool, self.hear, retry_failed, self.programs)
+
+    def hear(self, line: str) -> None:
+        """A line of progress; what a killed sweep left behind may end when it is waited for."""
+        self.told.append(line)
+        if "still works on it, left by a sweep that was killed" in line:
+            (self.wishes / "go").touch()
+
+    def begun(self) -> dict[str, int]:
+        """How often each training was begun, by the name of its run."""
+        found = self.folder.glob("out/runs/*/training/begun")
+        return {path.parent.parent.name.rpartition("-")[0]: len(path.read_text().splitlines()) for path in found}
+
+    def failures(self) -> list[dict[str, Any]]:
+        path = self.folder / "out" / "failures.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def sweeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeping:
+    return Sweeping(tmp_path, monkeypatch)
+
+
+def test_a_second_run_does_nothing_and_a_changed_grid_what_is_new(sweeping):
+    two = {"queries": [10, 20]}
+    made = sweeping(seeds=2, grid=two)
+    assert len(made.swept.done) == 4
+    assert made.lines[0] == "| Queries | Parameters | WER dev, % ↓ | BLEU dev ↑ |"
+    assert made.lines[2:4] == [
+        "| 10 | 10,000 | **1.50 ± 0.71** | 1.50 ± 0.71 |",
+        "| 20 | 20,000 | 2.50 ± 0.71 | **2.50 ± 0.71** |",
+    ]
+    again = sweeping(seeds=2, grid=two)
+    assert (len(again.swept.before), again.swept.done) == (4, [])
+    assert again.lines == made.lines
+    more = sweeping(seeds=3, grid={"queries": [20, 30]}, exclude=[{"queries": 30}])
+    assert more.swept.done == ["queries20-seed2"]
+    assert len(more.lines) == len(made.lines) - 1  # the queries that are gone are no row
+    other = sweeping(seeds=[0], grid=two, evaluate={"splits": ["dev"], "options": {"beams": 4}})
+    assert len(other.swept.done) == 2  # evaluated in another way, and not trained again
+    assert set(sweeping.begun().values()) == {1}
+
+
+def test_failures_are_kept_apart_and_tried_again_on_request(sweeping):
+    (sweeping.wishes / "20").write_text("fail")
+    (sweeping.wishes / "30").write_text("die")
+    made = sweeping()
+    assert (made.swept.done, made.swept.failed) == (["queries10-seed0"], ["queries20-seed0", "queries30-seed0"])
+    first, second = sweeping.failures()
+    assert (first["run"], first["step"], first["status"]) == ("queries20-seed0", "train", 2)
+    assert first["reason"] == "no luck with 20 queries"
+    assert first["tail"] == ["loading", "error: no luck with 20 queries"]
+    assert second["reason"] == "killed by SIGKILL; too little memory?"
+    assert made.lines[3] == "| 20 |  | failed | failed |"
+    assert "queries20-seed0 failed at train: no luck" in (sweeping.folder / "out" / "table.md").read_text()
+    again = sweeping()
+    assert (again.swept.failed, again.swept.done) == (made.swept.failed, [])
+    assert any("2 failed before (--retry-failed tries again), 0 to do" in line for line in sweeping.told)
+    (sweeping.wishes / "20").unlink()
+    mended = sweeping(retry_failed=True)
+    assert (mended.swept.done, mended.swept.failed) == (["queries20-seed0"], ["queries30-seed0"])
+    assert [failure["run"] for failure in sweeping.failures()] == ["queries30-seed0"]
+    assert sweeping.begun() == {"queries10-seed0": 1, "queries20-seed0": 2, "queries30-seed0": 3 - 1}
+
+
+def test_an_evaluation_that_fails_leaves_the_others(sweeping):
+    (sweeping.wishes / "dev").write_text("")
+    one = {"queries": [10]}
+    both = {"splits": ["dev", "test"], "metrics": ["wer"]}
+    made = sweeping(grid=one, evaluate=both)
+    assert made.swept.failed == ["queries10-seed0"]
+    assert made.lines[2] == "| 10 | 10,000 | failed | **1.00** |"
+    assert [failure["step"] for failure in sweeping.failures()] == ["evaluate dev"]
+    (sweeping.wishes / "dev").unlink()
+    assert not sweeping(grid=one, evaluate=both, retry_failed=True).swept.failed
+    assert sweeping.begun() == {"queries10-seed0": 1}
+    assert sweeping.failures() == []
+
+
+SWEEP = """
+import json, sys
+from encodeonce.evaluate.sweep.expand import expand
+from encodeonce.evaluate.sweep.grid import parse_grid
+from encodeonce.evaluate.sweep.make import make_table
+from encodeonce.evaluate.sweep.plan import Programs
+from encodeonce.evaluate.sweep.pools import Here
+grid = parse_grid("grid", json.loads(sys.argv[1]))
+programs = Programs(("-S", "train.py"), ("-S", "evaluate.py"))
+made = make_table("grid.yaml", grid, expand(grid), Here, lambda line: print(line, file=sys.stderr), programs=programs)
+sys.exit(130 if made.swept.interrupted else 0)
+"""
+
+
+def start(sweeping: Sweeping) -> "subprocess.Popen[str]":
+    """The same sweep in a process of its own, until its second training has begun."""
+    (sweeping.folder / "grid.yaml").write_text("# A sweep.\n")
+    command = [sys.executable, "-c", SWEEP, json.dumps(sweeping.values)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for _ in range(1000):
+        if "queries20-seed0" in sweeping.begun():
+            time.sleep(0.2)
+            return process
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"the second training was never begun: {process.communicate()[1]}")
+
+
+def test_an_interrupt_ends_the_child_and_the_same_command_goes_on(sweeping):
+    (sweeping.wishes / "20").write_text("linger")
+    process = start(sweeping)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    (begun,) = sweeping.folder.glob("out/runs/queries20-seed0-*/training/begun")
+    child = int(begun.read_text().split()[0])
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert sweeping.failures() == []
+    assert not list(sweeping.folder.glob("out/runs/*/failed.json"))
+    assert "not run" in (sweeping.folder / "out" / "table.md").read_text()
+    (sweeping.wishes / "20").unlink()
+    made = sweeping()
+    assert (made.swept.before, made.swept.done) == (["queries10-seed0"], ["queries20-seed0", "queries30-seed0"])
+
+
+def test_a_killed_sweep_waits_for_the_child_it_left_and_takes_its_result(sweeping):
+    (sweeping.wishes / "20").write_text("orphan")
+    process = start(sweeping)
+    process.kill()
+    process.communicate()
+    made = sweeping()
+    assert (made.swept.before, made.swept.failed) == (["queries10-seed0"], [])
+    assert sweeping.begun() == {"queries10-seed0": 1, "queries20-seed0": 1, "queries30-seed0": 1}
+
+
+def test_dask_workers_have_a_gpu_each_and_one_run_at_a_time(sweeping):
+    made = sweeping(pool_of(None, ("5", "7")))
+    assert len(made.swept.done) == 3
+    begun = [path.read_text().split() for path in sweeping.folder.glob("out/runs/*/training/begun")]
+    assert {gpu for _, gpu in begun} == {"5", "7"}
+
+
+def test_options_that_contradict_each_other_are_refused(tmp_path):
+    for words, told in (
+        (("--gpus", "0", "--workers", "2"), "take one of them"),
+        (("--gpus", "0", "--dask", "tcp://host:1"), "start them with CUDA_VISIBLE_DEVICES"),
+    ):
+        done = sweep(tiny(tmp_path, tmp_path), *words)
+        assert done.status == 2
+        assert told in done.err
+
+
+VALUES = st.one_of(st.none(), st.just("failed"), st.just("waiting"), st.integers(0, 2000).map(lambda n: n / 1000))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.tuples(st.sampled_from("abc"), st.integers(0, 4)), VALUES, min_size=1), st.booleans())
+def test_means_and_deviations_are_those_of_pandas(found, higher):
+    results = [
+        Result(
+            f"{setting}{seed}",
+            {"some": setting},
+            seed,
+            {
+                "dev": Measured({} if value is None else {"m": value}, higher_is_better={"m": higher})
+                if value is None or isinstance(value, float)
+                else value
+            },
+        )
+        for (setting, seed), value in found.items()
+    ]
+    table = tabulate(results, ["m"], ["dev"])
+    numbers = {key: value if isinstance(value, float) else np.nan for key, value in found.items()}
+    frame = pd.Series(numbers, dtype=float).groupby(level=0, sort=False)
+    means, deviations, counts = frame.mean(), frame.std(ddof=1), frame.count()
+    assert [row.labels["some"] for row in table.rows] == list(means.index)
+    best = (means.max() if higher else means.min()) if counts.sum() else None
+    for row in table.rows:
+        (cell,), name = row.cells, row.labels["some"]
+        assert len(cell.values) == counts[name]
+        assert (cell.mean is None) == (counts[name] == 0)
+        assert cell.mean is None or cell.mean == pytest.approx(means[name])
+        assert (cell.deviation is None) == (counts[name] < 2)
+        assert cell.deviation is None or cell.deviation == pytest.approx(deviations[name], abs=1e-12)
+        assert cell.mean is None or best is None or cell.best == (cell.mean == pytest.approx(best))
+        said = [value for (setting, _), value in found.items() if setting == name]
+        assert (cell.failed, cell.waiting, cell.without) == tuple(said.count(x) for x in ("failed", "waiting", None))
+
+
+def test_a_cell_says_what_is_lacking():
+    column, points, ratio = Column("wer", "dev"), Column("bleu", "dev", "points", False), Column("rtf", "dev", "ratio")
+    assert shown(Cell({0: 0.5261}), column) == "52.61"
+    assert shown(Cell({0: 0.5, 1: 0.52}), column) == "51.00 ± 1.41"
+    assert shown(Cell({0: 0.5, 1: 0.52}, failed=1, waiting=2), column) == "51.00 ± 1.41 (n=2, 1 failed, 2 not run)"
+    assert shown(Cell({}, failed=1, waiting=1), column) == "failed"
+    assert shown(Cell({}, waiting=1), column) == "not run"
+    assert shown(Cell({}, without=2), column) == "-"
+    assert shown(Cell({0: 31.456}), points) == "31.46"
+    assert shown(Cell({0: 0.012345}), ratio) == "0.0123"
+
+
+def test_the_files_say_the_same_and_escape_what_they_are_given(tmp_path):
+    results = [
+        Result(f"{name}-{seed}", {"a|b": name}, seed, {"dev": Measured({"wer": value})}, parameters=1_500_000)
+        for name, values in (("<i>x</i>", (0.25, 0.35)), ("y|z", (0.5, 0.7)))
+        for seed, value in enumerate(values)
+    ] + [Result("bad-0", {"a|b": "bad"}, 0, {"dev": "failed"})]
+    table = tabulate(results, ["wer", "cer"], ["dev"])
+    told = Told("<b>", "About <b>", [{"run": "bad-0", "step": "train", "reason": "<script>"}])
+    rows = list(csv.DictReader(io.StringIO(csv_of(table))))
+    assert float(rows[0]["wer dev mean"]) == pytest.approx(fmean((0.25, 0.35)))
+    assert (rows[0]["wer dev n"], rows[0]["wer dev best"], rows[2]["wer dev failed"]) == ("2", "True", "1")
+    cell = json.loads(json.dumps(as_object(told, table, results)))["rows"][1]["cells"][0]
+    assert (cell["values"], cell["std"]) == ({"0": 0.5, "1": 0.7}, pytest.approx(0.1414, abs=1e-4))
+    text = "\n".join(markdown(table))
+    assert "**30.00 ± 7.07**" in text
+    assert "y\\|z" in text
+    page = write_pages(tmp_path, told, table).read_text()
+    assert "★ 30.00 ± 7.07" in page
+    assert "failed" in page
+    assert "<svg" in page
+    assert "<script>" not in page.replace(page[page.rindex("<script>") :], "")
+    assert "<i>x" not in page
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_options_of_an_evaluation_become_those_of_its_command():
+    made = parse_grid(
+        "some",
+        {
+            "base": "x",
+            "evaluate": {
+                "splits": "dev",
+                "options": {"beams": 4, "quiet": True, "report": False, "leave_out": ["a", "b"]},
+            },
+        },
+    )
+    words = ["--beams", "4", "--quiet", "--no-report", "--leave-out", "a", "--leave-out", "b"]
+    assert flags(made.evaluate) == words
+    check_options(made.evaluate)
+
+
+def tiny(folder: Path, store: Path) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "store": str(store),
+                "output_dir": str(folder / "out"),
+                "base": str(folder / "base.yaml"),
+                "grid": {"adapter.hidden": [8, 32]},
+                "evaluate": {
+                    "splits": ["train"],
+                    "where": "speaker == 'w'",
+                    "options": {"attention": 0, "leave_out": ["bertscore"], "report": False},
+                },
+            }
+        )
+    )
+    base = {
+        "output_dir": "x",
+        "data": {"train": ["train"], "dev_where": "speaker == 'w'", "frames_per_batch": 200},
+        "adapter": {"name": "concat-mlp", "concat": 1, "hidden": 32},
+        "objectives": {"ctc": {}},
+        "training": {"learning_rate": 3e-2, "max_steps": 30, "eval_steps": 30, "device": "cpu", "threads": 1},
+    }
+    (folder / "base.yaml").write_text(json.dumps(base))
+    return path
+
+
+def sweep(*words: Any) -> Done:
+    return run(main, [str(word) for word in words])
+
+
+def test_two_real_trainings_become_a_table(letters, tmp_path):  # noqa: F811
+    done = sweep(tiny(tmp_path, letters), "--json")
+    assert done.status == 0, done.err
+    cells = [row["cells"][0] for row in done.json["rows"]]
+    assert [row["labels"] for row in done.json["rows"]] == [{"adapter.hidden": "8"}, {"adapter.hidden": "32"}]
+    for run_ in done.json["runs"]:
+        (checkpoint,) = (tmp_path / "out" / "runs").glob(f"{run_['name']}-*/training/best")
+        dev = json.loads((checkpoint / "fingerprints.json").read_text())["dev"]
+        assert run_["splits"]["train"]["values"]["wer_raw"] == pytest.approx(dev["wer"])
+    assert sum(cell["best"] for cell in cells) >= 1
+    assert (tmp_path / "out" / "table.html").is_file()
+
+
+def test_bad_requests_are_refused_before_anything_is_trained(letters, tmp_path):  # noqa: F811
+    path = tiny(tmp_path, letters)
+    for words, told in (
+        (["evaluate.splits=[devv]"], "devv"),
+        (["objectives.stc={}"], "run hidden8-seed0: objectives.stc reads or writes text"),
+        (["evaluate.options={beem: 4}"], "evaluate.options"),
+        (["store=nowhere"], "nowhere"),
+    ):
+        done = sweep(path, *words)
+        assert done.status == 2
+        assert told in done.err
+        assert "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_lists_what_it_would_take(letters, tmp_path):  # noqa: F811
+    done = sweep(tiny(tmp_path, letters), "--dry-run", "--json")
+    assert done.status == 0, done.err
+    assert [one["steps"] for one in done.json["runs"]] == [30, 30]
+    assert done.json["runs"][0]["parameters"] < done.json["runs"][1]["parameters"]
+    assert not (tmp_path / "out").exists()
+    done = sweep(tmp_path / "tiny.yaml", "--dry-run", "evaluate.splits=[devv]")
+    assert done.status == 2
+    assert "hidden8-seed0   cannot be trained: " in done.out
