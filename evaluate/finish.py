@@ -13,10 +13,10 @@ from encodeonce.evaluate.formats.sclite import write_trn
 from encodeonce.evaluate.hypotheses import read_hypotheses
 from encodeonce.evaluate.metrics.significance import Comparison, compare
 from encodeonce.evaluate.report.extras import Extras
-from encodeonce.evaluate.report.page import RESULTS, SAMPLES, write_report
-from encodeonce.evaluate.report.results import results_of, samples_of
+from encodeonce.evaluate.report.page import PAGE, TEXT, write_report
+from encodeonce.evaluate.report.results import RESULTS, SAMPLES, write_results
 from encodeonce.evaluate.scoring import METRICS, ScoreOptions, score
-from encodeonce.store.files import atomic_write, read_json, write_json
+from encodeonce.store.files import atomic_write, read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +69,9 @@ def finish(name: str, evaluation: Evaluation, folder: Path, wanted: Wanted, extr
     if wanted.report:
         report = write_report(folder, evaluation, extras, comparisons)
     else:
-        with atomic_write(folder / SAMPLES) as file:
-            for line in samples_of(evaluation):
-                file.write(line.encode("utf-8", "backslashreplace"))
-        write_json(folder / RESULTS, results_of(evaluation, comparisons, datetime.now(UTC)))
+        write_results(folder, evaluation, comparisons, datetime.now(UTC))
+        for page in (PAGE, TEXT):
+            (folder / page).unlink(missing_ok=True)  # of other numbers
     for kind in wanted.also if evaluation.utterances else ():
         WRITERS[kind](folder, name.replace("/", "-"), evaluation)
     return Finished(evaluation, folder, report, comparison)

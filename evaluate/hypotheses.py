@@ -9,6 +9,8 @@ from typing import Any
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.store.files import atomic_write
 
+MOST_SECONDS = 1e9
+"""Thirty years; more, less than none and what is no number are mistakes, which sums would spread."""
 KEYS = ("id", "text", "pred_text", "duration", "speaker", "language", "seconds", "flags")
 
 
@@ -48,9 +50,16 @@ class Hypothesis:
         Raises:
             EvaluationError: a key is missing, or its value has another type.
         """
+        line = {**line}
+        if isinstance(speaker := line.get("speaker"), int) and not isinstance(speaker, bool):
+            line["speaker"] = str(speaker)
+        line |= {key: empty for key, empty in _UNKNOWN.items() if key in line and line[key] in (None, "")}
         for key, kinds in _TYPES.items():
             if key in line and not isinstance(line[key], kinds):
                 raise EvaluationError(f"{key} is {line[key]!r}: give {_WANTED[key]}")
+        for key in ("duration", "seconds"):
+            if (value := line.get(key)) is not None and (isinstance(value, bool) or not 0 <= value <= MOST_SECONDS):
+                raise EvaluationError(f"{key} is {str(value)[:20]}: give a number of seconds, or null")
         if missing := [key for key in ("id", "pred_text") if key not in line]:
             raise EvaluationError(f"no {' and no '.join(missing)} among {', '.join(line) or 'no keys'}")
         known = {key: line[key] for key in KEYS if key in line}
@@ -58,6 +67,8 @@ class Hypothesis:
         return cls(**known, flags=flags, metadata={key: value for key, value in line.items() if key not in KEYS})
 
 
+_UNKNOWN = {"speaker": None, "language": None, "flags": ()}
+"""What manifests say where they do not know is what they do not say."""
 _TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
 _TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,),
@@ -98,7 +109,7 @@ def read_hypotheses(path: Path) -> list[Hypothesis]:
                 if not isinstance(line, dict):
                     raise EvaluationError("it is no JSON object")
                 one = Hypothesis.from_json(line)
-            except (json.JSONDecodeError, EvaluationError) as error:
+            except (ValueError, RecursionError, EvaluationError) as error:
                 raise EvaluationError(f"{path}, line {number}: {error}") from None
             if one.id in found:
                 raise EvaluationError(f"{path}, line {number}: id {one.id} is there twice")

@@ -244,8 +244,8 @@ class _Work:
 
 
 def code_of(language: str) -> str:
-    """`pt` of `pt-BR`."""
-    return language.replace("_", "-").partition("-")[0]
+    """`pt` of `pt-BR`, and of `PT`."""
+    return language.replace("_", "-").partition("-")[0].lower()
 
 
 def _versions() -> dict[str, str]:

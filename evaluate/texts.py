@@ -5,6 +5,8 @@ from pathlib import Path
 
 from encodeonce.evaluate.audio import audio_files, corpus_audio, with_audio
 from encodeonce.evaluate.decoding.flags import flags_of
+from encodeonce.evaluate.decoding.lines import ORIGIN
+from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.finish import Finished, Wanted, find_earlier, finish
 from encodeonce.evaluate.formats.find import read_texts
 from encodeonce.evaluate.formats.pairing import MISSING, Paired, alone, named, pair
@@ -44,6 +46,9 @@ def evaluate_texts(request: TextsRequest, wanted: Wanted, progress: EvaluationPr
     name = request.split or request.hypotheses.stem
     if wanted.compare is not None:
         find_earlier(wanted.compare, name)
+    folder = request.output or request.hypotheses.with_name(f"{request.hypotheses.stem}-evaluation")
+    if (folder / ORIGIN).exists():
+        raise EvaluationError(f"{folder} holds what a checkpoint wrote: give another folder with --output")
     found = _read(request, progress)
     hypotheses = [_flagged(one) for one in found.hypotheses]
     if request.audio is not None:
@@ -63,7 +68,6 @@ def evaluate_texts(request: TextsRequest, wanted: Wanted, progress: EvaluationPr
     }
     title = f"{request.hypotheses.name}{f' on {request.split}' if request.split else ''}"
     evaluation = score(hypotheses, wanted.scoring, title, config)
-    folder = request.output or request.hypotheses.with_name(f"{request.hypotheses.stem}-evaluation")
     return {name: finish(name, evaluation, folder, wanted, Extras(audio=audio_files(hypotheses)))}
 
 

@@ -225,7 +225,7 @@ def test_notices_hold() -> None:
     assert "66.7 % of the word errors are insertions (8 of 12)." in said
     assert "90.0 % of the utterances are without a word error (18 of 20)." in said
     assert "2 of 20 utterances have more errors than words." in said
-    assert "5.0 % of the utterances (1) have half of all word errors." in said
+    assert "Half of all word errors are in 5.0 % of the utterances (1 of 20)." in said
     assert "The hypotheses have 13.8 % more words than the references." in said
     assert "10.0 % of the utterances are flagged (2 of 20), most often as repetition (2)" in said
     perfect = analysed([scored("a b", "a b")] * 5).notices

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from encodeonce.evaluate.decoding import run as decoding
@@ -247,6 +248,32 @@ def test_hypotheses_of_something_else_are_not_gone_on_with(
     (tmp_path / LINES).write_text("{}\n" + (tmp_path / LINES).read_text())
     with pytest.raises(EvaluationError, match=f"{LINES}, line 1: no id and no pred_text"):
         decode_split(trained[0], store, tmp_path, SMALL)
+
+
+def test_other_recordings_under_the_same_ids_are_not_gone_on_with(
+    store: FeatureStore, trained: tuple[Checkpoint, AdapterModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode_split(trained[0], store, tmp_path, SMALL)
+    table = store.columns
+
+    def noisy(names: Sequence[str]) -> pa.Table:
+        found = table(names)
+        other = pa.array(["f" * 64] * len(found))
+        return found.set_column(found.column_names.index("audio_sha256"), "audio_sha256", other)
+
+    monkeypatch.setattr(store, "columns", lambda names: noisy(names) if "audio_sha256" in names else table(names))
+    with pytest.raises(EvaluationError, match=r"here against there: utterances.audio_sha256=\w+ against \w+; take"):
+        decode_split(trained[0], store, tmp_path, SMALL)
+
+
+def test_references_are_the_store_s_also_where_they_were_corrected_since(
+    store: FeatureStore, trained: tuple[Checkpoint, AdapterModel], tmp_path: Path
+) -> None:
+    found = decode_split(trained[0], store, tmp_path, SMALL)
+    lines = found.path.read_text()
+    assert "Utterance" in lines
+    found.path.write_text(lines.replace("Utterance", "Uterance"))
+    assert decode_split(trained[0], store, tmp_path, SMALL).hypotheses == found.hypotheses
 
 
 def test_what_cannot_be_decoded_is_refused_before_anything_is_written(

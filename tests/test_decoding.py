@@ -253,6 +253,16 @@ def test_utterances_in_step_have_the_texts_that_they_have_alone() -> None:
     assert together != {name: beam_text(frames, ALPHABET) for name, frames in found.frames.items()}
 
 
+def test_what_is_read_for_one_utterance_changes_no_other() -> None:
+    rng, llm = np.random.default_rng(1), small_llm("llama")
+    rows = np.log(rng.dirichlet(np.full(4, 0.6), (8, 30)) + 1e-6).astype(
+        np.float32
+    )  # all begin with the same few words
+    found, options = Posteriors(ALPHABET, {f"u{i}": frames for i, frames in enumerate(rows)}), Fusion(weight=0.5)
+    together = decode(found, llm, options)
+    assert together == {name: decode(found.of([name]), llm, options)[name] for name in found.frames}
+
+
 def test_tuning_takes_the_best_of_the_grid() -> None:
     found, llm = made_up_posteriors(4), small_llm("llama")
     wanted = Fusion(weight=0.2, word_bonus=1.0)

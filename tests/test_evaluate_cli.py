@@ -326,3 +326,11 @@ def test_the_feature_set_is_the_one_the_checkpoint_was_trained_on(place, tmp_pat
     write_split(tmp_path, "another", "dev", 3)
     done = evaluate(place / "ctc", "--store", tmp_path, "--output", tmp_path / "out", "--no-report")
     assert done.status == 0, done.err
+
+
+def test_texts_are_not_written_over_what_a_checkpoint_wrote(tmp_path):
+    (tmp_path / "hyp.jsonl").write_text('{"id": "a", "text": "b", "pred_text": "b"}\n')
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "hypotheses.json").write_text("{}")
+    done = run(main, ["--hypotheses", str(tmp_path / "hyp.jsonl"), "--output", str(tmp_path / "out")])
+    assert (done.status, "holds what a checkpoint wrote" in done.err) == (2, True)

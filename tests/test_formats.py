@@ -13,7 +13,7 @@ from encodeonce.evaluate.formats.find import read_texts
 from encodeonce.evaluate.formats.icefall import write_errs, write_recogs
 from encodeonce.evaluate.formats.pairing import alone, pair
 from encodeonce.evaluate.formats.sclite import WIDE, WIDE_AT, write_trn
-from encodeonce.evaluate.hypotheses import Hypothesis, write_hypotheses
+from encodeonce.evaluate.hypotheses import Hypothesis, read_hypotheses, write_hypotheses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -231,3 +231,22 @@ def test_ids_that_sclite_could_not_read_are_refused(tmp_path):
     with pytest.raises(EvaluationError, match=r"id 'a\(b\)' cannot stand in x\.trn"):
         write_trn(tmp_path / "x.trn", [("a(b)", "words")])
     assert not (tmp_path / "x.trn").exists()
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-3", "true", "1" + "0" * 400])
+@pytest.mark.parametrize("key", ["duration", "seconds"])
+def test_seconds_that_cannot_be_are_refused_with_their_line(tmp_path, key, value):
+    path = tmp_path / "hyp.jsonl"
+    path.write_text(f'{{"id": "a", "text": "x", "pred_text": "x", "{key}": {value}}}\n')
+    with pytest.raises(EvaluationError, match=rf"line 1: {key} is .*number of seconds"):
+        read_texts(path, "pred_text")
+    with pytest.raises(EvaluationError, match=rf"line 1: {key} is .*number of seconds"):
+        read_hypotheses(path)
+
+
+def test_json_that_is_too_deep_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "hyp.jsonl"
+    path.write_text('{"id": "a", "text": "x", "pred_text": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    for read in (lambda: read_texts(path, "pred_text"), lambda: read_hypotheses(path)):
+        with pytest.raises(EvaluationError, match=r"hyp.jsonl, line 1: "):
+            read()

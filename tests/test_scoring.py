@@ -158,3 +158,9 @@ def test_options_that_mean_nothing_are_refused():
         ScoreOptions(task="transcription")  # pyrefly: ignore
     with pytest.raises(EvaluationError, match="no language code"):
         score(hypotheses(), ScoreOptions(language="English!"))
+
+
+def test_a_rate_that_nothing_varied_in_has_no_interval():
+    same = [Hypothesis(f"u{number}", "a b", text="a b", speaker=f"s{number % 8}") for number in range(40)]
+    found = score(same, ScoreOptions(language="en", leave_out=("bertscore",))).scores
+    assert (found["wer"].value, found["wer"].interval) == (0, None)

@@ -178,7 +178,7 @@ def test_a_comparison_is_of_the_errors_of_the_same_utterances():
     back = compare(bad, good)
     assert (back.winner, back.difference, back.p_value) == ("second", -found.difference, found.p_value)
     same = compare(bad, bad)
-    assert (same.winner, same.difference, same.p_value, same.interval) == (None, 0, 1, (0, 0))
+    assert (same.winner, same.difference, same.p_value, same.interval) == (None, 0, 1, None)
 
 
 def test_evaluations_that_do_not_compare_are_refused_with_names_and_counts():

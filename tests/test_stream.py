@@ -25,6 +25,7 @@ from encodeonce.store.split import Split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import frames_of, make_store, values_of
+from torch.utils.data import DataLoader
 
 LAYER = Output("layer-9", 32, "float16", "hidden_states[9]")
 SMALL = Output("layer-9-int8", 32, "int8", "hidden_states[9]")
@@ -393,6 +394,15 @@ def test_nothing_goes_on_for_who_stops_or_did_not_ask(store):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+def test_a_worker_that_is_forked_waits_for_no_thread_of_its_parent(store):
+    stream = store.stream(frames_per_batch=700, crop_frames=50)
+    for _ in stream.batches(go_on=True):
+        time.sleep(0.02)  # a step of training
+    assert stream._next is not None
+    loader = DataLoader(stream.dataset(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=20)
+    assert [batch.ids for batch in loader] == [batch.ids for batch in at_epoch(store, 1)]
 
 
 def at_epoch(store: FeatureStore, epoch: int) -> list[Batch]:

@@ -145,3 +145,19 @@ def test_other_features_are_refused_by_what_differs(made, tmp_path):
     assert (done.status, "there is no" in done.err) == (2, True)
     done = run(main, [str(made / "run"), *files, "--encoder", "mfcc"])
     assert (done.status, "mfcc makes other features" in done.err) == (2, True)
+
+
+def test_a_request_that_cannot_be_met_is_refused_before_anything_is_encoded(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(FeatureMaker, "of", lambda *_: pytest.fail("it was encoded"))
+    (tmp_path / "prompt.txt").write_bytes(b"\xff\xfe words")
+    (tmp_path / "file").write_text("no folder")
+    words = ["--method", "beam", "--language-model", "smollm2-135m", "--prompt", str(tmp_path / "prompt.txt")]
+    for options, told in (
+        (words, "prompt.txt, line 1: byte 1 (0xff) is no UTF-8"),
+        (["--store", str(tmp_path)], f"{tmp_path} holds no features of fbank that the checkpoint was trained on"),
+        (["--output", str(tmp_path / "file" / "texts")], str(tmp_path / "file" / "texts")),
+    ):
+        done = run(main, [str(made / "run"), str(made / "data" / "dev"), *options])
+        assert done.status == 2
+        assert told in done.err
+        assert "Traceback" not in done.err

@@ -30,7 +30,7 @@ from encodeonce.train.validation import pick_sample
 
 BUSY = ".decoding"
 """Held in the folder that a run writes into."""
-COLUMNS = ("id", "duration", "speaker", "language", "audio", "offset", "channel", "text", "metadata")
+COLUMNS = ("id", "audio_sha256", "duration", "speaker", "language", "audio", "offset", "channel", "text", "metadata")
 
 
 class Progress(Protocol):
@@ -177,7 +177,9 @@ def decode_split(
             load_seconds = time.perf_counter() - begun
             lines.begin()
             _decode(transcriber, selection, checkpoint.fingerprints.outputs, todo, lines, progress)
-        hypotheses = lines.finish(selection.ids)
+        written = lines.finish(selection.ids)
+    # What was said may have been corrected in the table since.
+    hypotheses = [replace(one, text=text) for one, text in zip(written, selection.texts, strict=True)]
     decode_seconds = sum(one.seconds or 0.0 for one in hypotheses)
     return Decoded(lines.path, hypotheses, writer, sum(selection.seconds), decode_seconds, load_seconds, resumed)
 
@@ -221,6 +223,7 @@ def _origin(
             "limit": limit,
             "count": len(selection.rows),
             "ids_sha256": sha256("\n".join(selection.ids).encode()).hexdigest(),
+            "audio_sha256": sha256("\n".join(row["audio_sha256"] for row in selection.rows).encode()).hexdigest(),
             "text": selection.target,
         },
         "decoding": {**options.to_json(), "writer": writer},

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from encodeonce.evaluate.errors import EvaluationError
 from torch import Tensor
 
 
@@ -83,12 +84,15 @@ def write_one_by_one(
     Args:
         budgets: tokens of each at most, the end token included, 1 or more.
         no_repeat_ngram: no so many tokens stand in a text twice.
+
+    Raises:
+        EvaluationError: a score is NaN.
     """
     texts: list[list[int]] = [[] for _ in budgets]
     scores, ended = [0.0] * len(budgets), [False] * len(budgets)
     writing, logits, step = list(range(len(budgets))), model.begin(), 0
     while writing:
-        logits = logits.float()
+        logits = checked(logits)
         values = _forbid(logits, [texts[utterance] for utterance in writing], no_repeat_ngram)
         chosen = choose(values, writing, step)
         gained = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
@@ -167,7 +171,7 @@ def write_by_beams(
     logits = model.begin()
     while going := [search for search in searches if search.kept]:
         texts = [beam.tokens for search in going for beam in search.kept]
-        values = _forbid(logits.float().log_softmax(1), texts, no_repeat_ngram)
+        values = _forbid(checked(logits).log_softmax(1), texts, no_repeat_ngram)
         # The best 2 K of an utterance are among the best 2 K of each of its rows.
         best, tokens = (found.tolist() for found in values.topk(min(2 * width, values.shape[1]), dim=1))
         row = 0
@@ -185,6 +189,20 @@ def write_by_beams(
             rows, latest = [beam.row for beam in beams], [beam.tokens[-1] for beam in beams]
             logits = model.go_on(*torch.tensor([rows, latest], device=logits.device))
     return [search.best for search in searches]
+
+
+def checked(logits: Tensor) -> Tensor:
+    """Logits in float32.
+
+    Raises:
+        EvaluationError: one of them is NaN.
+    """
+    if logits.isnan().any():
+        raise EvaluationError(
+            "the model's scores are NaN: its training diverged, or 16 bits do not hold them; take another checkpoint, or "
+            "precision float32"
+        )
+    return logits.float()
 
 
 def _forbid(values: Tensor, texts: Sequence[Sequence[int]], size: int | None) -> Tensor:

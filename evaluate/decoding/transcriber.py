@@ -23,6 +23,7 @@ from encodeonce.evaluate.decoding.token_search import (
     Drawn,
     Found,
     NextTokens,
+    checked,
     likeliest,
     write_by_beams,
     write_one_by_one,
@@ -148,7 +149,7 @@ class Transcriber:
         objective = self._model.objectives["ctc"]
         assert isinstance(objective, CTC)
         logits, emissions = objective.logits(adapted)
-        shares = logits.float().log_softmax(2)
+        shares = checked(logits).log_softmax(2)
         if self._alphabet:
             frames = [row[:length] for row, length in zip(shares.cpu().numpy(), emissions.tolist(), strict=True)]
             texts = self._beam_texts(Posteriors(self._alphabet, {str(i): row for i, row in enumerate(frames)}))

@@ -29,7 +29,7 @@ def read_json_lines(lines: Sequence[Line], role: Role) -> Iterator[Entry]:
 def _entry(line: Line, role: Role) -> Entry:
     try:
         values: dict[str, Any] = json.loads(line.text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise line.wrong(f"it is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise line.wrong(f"it is no JSON object but {str(values)[:40]}")

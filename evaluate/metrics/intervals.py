@@ -90,12 +90,13 @@ class Bootstrap:
 
         The plain percentile interval is too narrow for few clusters, by the factor that Student's interval is wider than the normal
         one and by that of dividing by n instead of n - 1; taking percentiles further out makes up for both (Hesterberg 2015, section 5.3).
-        None of fewer than two clusters.
+        None of fewer than two clusters, and where all resamples are equal, as those of a test set without an error: that nothing was seen
+        to vary does not say that nothing varies.
         """
         if self.clusters.count < 2 or not np.isfinite(values).any():
             return None
         low, high = np.nanquantile(values, [1 - self._percentile, self._percentile])
-        return float(low), float(high)
+        return None if low == high else (float(low), float(high))
 
     def ratio(self, above: np.ndarray, below: np.ndarray) -> Interval | None:
         """Of the sum of `above` over the sum of `below`, `[N]` each, such as errors and words."""
@@ -144,7 +145,7 @@ def bootstrap_interval(
     seed: int = 0,
     groups: Sequence[str | None] | None = None,
 ) -> Interval:
-    """The bootstrap interval of a corpus's error rate.
+    """The bootstrap interval of a corpus's error rate; where all have one rate, that rate twice.
 
     Args:
         edits, units: of each utterance, `[N]`; the rate is the sum of edits over the sum of reference units.
@@ -154,10 +155,10 @@ def bootstrap_interval(
         EvaluationError: fewer than two utterances, or none with a reference unit.
     """
     above, below = np.asarray(edits), np.asarray(units)
-    if len(above) == len(below) and len(above) and below.sum():
+    if len(above) == len(below) and len(above) > 1 and below.sum():
+        rate = float(above.sum() / below.sum())
         bootstrap = Bootstrap(Clusters.find(groups, len(above)), level, resamples, seed)
-        if interval := bootstrap.ratio(above, below):
-            return interval
+        return bootstrap.ratio(above, below) or (rate, rate)
     raise EvaluationError(
         f"no interval from {len(above)} counts of edits over {int(below.sum())} reference units: "
         "give at least two utterances, with texts"

@@ -46,7 +46,7 @@ def _bands(key: str, title: str, heading: str, every: Sequence[Band], over: str)
         for band in bands
     ]
     some = "" if len(drawn) == total else f" The {len(drawn)} worst of {total:,}."
-    caption = f"Bars are error rates, lines their 95\u00a0% intervals, resampled over {over}.{some}"
+    caption = f"Bars are error rates, lines their 95\u00a0% intervals, over {over}.{some}"
     listed = "" if len(bands) == total else f"The {len(bands)} worst of {total:,}; samples.jsonl has all utterances."
     table = Table(f"{title}, in numbers", columns, rows, listed, long=len(rows) > DRAWN_SPEAKERS)
     return [Figure(band_chart(drawn, title, key), caption), table]

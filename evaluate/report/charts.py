@@ -58,8 +58,8 @@ def meaning_chart(bands: Sequence[MeaningBand], name: str = "meaning") -> str:
     with drawing(2.9) as figure:
         axes = figure.subplots()
         for column, band in enumerate(bands):
-            lower, middle, upper = band.quartiles
-            axes.vlines([column] * 2, [band.low, upper], [lower, band.high], color=INK, lw=1)
+            low, lower, middle, upper, high = (100 * value for value in (band.low, *band.quartiles, band.high))
+            axes.vlines([column] * 2, [low, upper], [lower, high], color=INK, lw=1)
             axes.bar(column, upper - lower, bottom=lower, width=0.56, color=BLUE, edgecolor=INK, lw=0.8)
             axes.hlines(middle, column - 0.28, column + 0.28, color=INK, lw=2)
         axes.set_xticks(
@@ -67,12 +67,12 @@ def meaning_chart(bands: Sequence[MeaningBand], name: str = "meaning") -> str:
         )
         axes.tick_params("x", length=0, labelsize=8)
         if bands:
-            low, high = min(band.low for band in bands), max(band.high for band in bands)
-            axes.set_ylim(low - max(0.05 * (high - low), 0.005), high + max(0.05 * (high - low), 0.005))
+            low, high = 100 * min(band.low for band in bands), 100 * max(band.high for band in bands)
+            axes.set_ylim(low - max(0.05 * (high - low), 0.5), high + max(0.05 * (high - low), 0.5))
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        axes.set(xlabel="WER, %", ylabel="BERTScore F1", title=title)
-        said = "; ".join(f"WER {band.label}: median {band.quartiles[1]:.3f}" for band in bands)
+        axes.set(xlabel="WER, %", ylabel="BERTScore F1, %", title=title)
+        said = "; ".join(f"WER {band.label}: median {band.quartiles[1]:.1%}" for band in bands)
         return inline_svg(figure, name, title, said)
 
 

@@ -19,7 +19,8 @@ def kinds_of_error(columns: Columns) -> Iterator[str]:
     if right := int((columns.errors == 0).sum()):
         yield f"{_percent(right / utterances)} of the utterances are without a word error ({right:,} of {utterances:,})."
     if over := int((columns.errors > columns.words).sum()):
-        yield f"{over:,} of {utterances:,} utterances have more errors than words."
+        have = "has" if over == 1 else "have"
+        yield f"{over:,} of {utterances:,} utterances {have} more errors than words."
 
 
 def concentration(columns: Columns) -> Iterator[str]:
@@ -29,7 +30,7 @@ def concentration(columns: Columns) -> Iterator[str]:
         return
     few = int(np.searchsorted(np.cumsum(np.sort(columns.errors)[::-1]), errors / 2)) + 1
     if few <= utterances / 10:
-        yield f"{_percent(few / utterances)} of the utterances ({few:,}) have half of all word errors."
+        yield f"Half of all word errors are in {_percent(few / utterances)} of the utterances ({few:,} of {utterances:,})."
 
 
 def furthest_speaker(columns: Columns, bands: Sequence[Band]) -> Iterator[str]:
@@ -74,8 +75,8 @@ def meaning(bands: tuple[MeaningBand, ...] | None) -> Iterator[str]:
     if bands and len(bands) > 1 and bands[-1].label.startswith(("50 ", "over ")):
         first, last = bands[0], bands[-1]
         yield (
-            f"The median BERTScore F1 is {last.quartiles[1]:.3f} at a WER of {last.label} ({last.utterances:,} utterances), "
-            f"{first.quartiles[1]:.3f} at {first.label}."
+            f"The median BERTScore F1 is {_percent(last.quartiles[1])} at a WER of {last.label} ({last.utterances:,} of all utterances), "
+            f"{_percent(first.quartiles[1])} at {first.label}."
         )
 
 

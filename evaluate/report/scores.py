@@ -53,7 +53,7 @@ def scores(evaluation: Evaluation) -> Section:
     """All scores, and those that could not be computed with the way out."""
     blocks: list[Block] = []
     if evaluation.scores:
-        blocks.append(_scores(list(evaluation.scores.values()), evaluation.config.get("intervals")))
+        blocks.append(_scores(list(evaluation.scores.values()), _of(evaluation), evaluation.config.get("intervals")))
     if evaluation.skipped:
         columns = [Column("Not computed"), Column("Why, and the way out", "prose")]
         rows = [[Cell(name_of(name)), Cell(reason)] for name, reason in evaluation.skipped.items()]
@@ -63,7 +63,15 @@ def scores(evaluation: Evaluation) -> Section:
     return Section("scores", "Scores", blocks)
 
 
-def _scores(found: Sequence[Score], intervals: object) -> Table:
+def _of(evaluation: Evaluation) -> str:
+    """What the scores are of: a part of a test set says how it was chosen."""
+    chosen = [
+        f"{name} {evaluation.config[name]}" for name in ("where", "limit") if evaluation.config.get(name) is not None
+    ]
+    return f"Of a part of the test set: {', '.join(chosen)}" if chosen else "Of the whole test set"
+
+
+def _scores(found: Sequence[Score], of: str, intervals: object) -> Table:
     columns = [Column("Metric"), Column("Value", "number"), Column("95\u00a0% interval", "number")]
     columns += [Column("Counted", "prose"), Column("Signature", "signature")]
     rows = [
@@ -77,7 +85,7 @@ def _scores(found: Sequence[Score], intervals: object) -> Table:
         for one in found
     ]
     note = "↓ less is better, ↑ more is better. Two scores compare where their signatures are equal."
-    return Table("Of the whole test set", columns, rows, f"{note} Intervals: {intervals}." if intervals else note)
+    return Table(of, columns, rows, f"{note} Intervals: {intervals}." if intervals else note)
 
 
 def _counts(counts: Mapping[str, float]) -> str:

@@ -16,6 +16,7 @@ NAMES = {
     "bleu": "BLEU",
     "chrf": "chrF",
     "rtf": "Real-time factor",
+    "rtfx": "RTFx",
     "flagged": "Flagged",
     "normaliser": "A normaliser of the language",
     "id": "Utterance",

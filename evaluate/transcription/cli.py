@@ -17,7 +17,10 @@ from encodeonce.train.errors import TrainingError
 
 if TYPE_CHECKING:
     from encodeonce.evaluate.decoding.options import Method, Writer
+    from encodeonce.evaluate.transcription.features import FeatureMaker
     from encodeonce.evaluate.transcription.run import Transcript
+    from encodeonce.extract.progress import Progress
+    from encodeonce.train.checkpoint import Fingerprints
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -36,7 +39,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--language-model", help="Scores words beside CTC with --method beam: a name, folder, hub id or GGUF file."
 )
+@click.option("--language-model-weight", type=float, help="Its weight.  [default: 1]")
+@click.option("--word-bonus", type=float, help="Nats a word beside it.  [default: 4]")
 @click.option("--prompt", type=FILE, help="Lines of text that it reads first.")
+@click.option("--language", help="Of the text, for what is flagged: en, zh ...  [default: of a translation its own]")
 @click.option(
     "--segment-seconds", default=20.0, type=click.FloatRange(1), help="Longer audio is cut where it is quietest."
 )
@@ -59,7 +65,10 @@ def transcribe(
     method: "Method",
     beams: int | None,
     language_model: str | None,
+    language_model_weight: float | None,
+    word_bonus: float | None,
     prompt: Path | None,
+    language: str | None,
     segment_seconds: float,
     frames_per_batch: int,
     times: bool,
@@ -73,32 +82,36 @@ def transcribe(
     """
     from encodeonce.evaluate.decoding.options import DecodeOptions
     from encodeonce.evaluate.decoding.transcriber import Transcriber
-    from encodeonce.evaluate.transcription.features import FeatureMaker
+    from encodeonce.evaluate.formats.lines import read_lines
     from encodeonce.evaluate.transcription.run import find_audio, transcribe_files
-    from encodeonce.extract.encoders.base import EncoderError
     from encodeonce.extract.progress import Progress
     from encodeonce.store.devices import find_device
     from encodeonce.train.checkpoint import load_checkpoint
     from encodeonce.train.model import restore_model
 
-    lines = () if prompt is None else tuple(prompt.read_text(encoding="utf-8").splitlines())
-    options = DecodeOptions(writer=writer, method=method, beams=beams, language_model=language_model, prompt=lines)
+    lines = () if prompt is None else tuple(line.text for line in read_lines(prompt))
+    options = DecodeOptions(
+        writer=writer,
+        method=method,
+        beams=beams,
+        language_model=language_model,
+        language_model_weight=language_model_weight,
+        word_bonus=word_bonus,
+        prompt=lines,
+    )
     progress = Progress(quiet)
     paths, chosen, trained = find_audio(files), find_device(device), load_checkpoint(checkpoint)
     names = _names(paths, output)
-    try:
-        features = FeatureMaker(
-            trained.fingerprints, progress, store or _trained_on(trained.config.data.store), encoder, chosen
-        )
-    except EncoderError as error:
-        raise EvaluationError(str(error)) from error
+    if output is not None:
+        _make(output)
+    features = _features(trained.fingerprints, progress, store, trained.config.data.store, encoder, chosen)
     model = restore_model(trained, features.outputs, chosen)
     progress.say(f"Opened {trained.folder.name} of {trained.folder.parent}, trained on {trained.fingerprints.encoder}")
+    language = language or _language_of(trained.config.data.target)
     begun, found = perf_counter(), []
     with click.progressbar(length=len(paths), file=sys.stderr, hidden=quiet or not sys.stderr.isatty()) as bar:
-        for one in transcribe_files(
-            paths, features, Transcriber(model, options), segment_seconds, frames_per_batch, chosen
-        ):
+        transcriber = Transcriber(model, options)
+        for one in transcribe_files(paths, features, transcriber, segment_seconds, frames_per_batch, chosen, language):
             found.append(one)
             if one.error:
                 progress.failure(str(one.path), one.error)
@@ -114,6 +127,34 @@ def transcribe(
     if as_json:
         click.echo(json.dumps({"files": [one.to_json() for one in found], "seconds": spent}, ensure_ascii=False))
     sys.exit(1 if any(one.error for one in found) else 0)
+
+
+def _features(
+    trained: "Fingerprints",
+    progress: "Progress",
+    store: StorePath | None,
+    trained_on: str | None,
+    encoder: str | None,
+    device: str,
+) -> "FeatureMaker":
+    from encodeonce.evaluate.transcription.features import FeatureMaker
+    from encodeonce.extract.encoders.base import EncoderError
+
+    try:
+        features = FeatureMaker(trained, progress, store or _trained_on(trained_on), encoder, device)
+    except EncoderError as error:
+        raise EvaluationError(str(error)) from error
+    if store is not None and features.feature_set is None:
+        raise EvaluationError(
+            f"{store} holds no features of {trained.encoder} that the checkpoint was trained on; give another --store, or none"
+        )
+    return features
+
+
+def _language_of(target: str) -> str | None:
+    """Of a translation; see `DataConfig.target`."""
+    kind, _, language = target.partition(":")
+    return language if kind == "translation" else None
 
 
 def _trained_on(word: str | None) -> StorePath | None:
@@ -143,11 +184,19 @@ def _lines(found: "Transcript", times: bool, several: bool) -> list[str]:
     return [f"{found.path}\t{found.text}" if several else found.text]
 
 
+def _make(folder: Path) -> None:
+    from encodeonce.store.files import explain, make_folder
+
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise explain(error, folder) from error
+
+
 def _write(found: "Transcript", folder: Path, name: str) -> None:
     from encodeonce.evaluate.transcription.subtitles import srt
-    from encodeonce.store.files import atomic_write, make_folder, write_json
+    from encodeonce.store.files import atomic_write, write_json
 
-    make_folder(folder)
     for suffix, text in ((".txt", found.text + "\n"), (".srt", srt(found.segments))):
         with atomic_write(folder / f"{name}{suffix}") as file:
             file.write(text.encode())

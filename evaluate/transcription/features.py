@@ -54,6 +54,10 @@ class FeatureMaker:
         encoder: a word for the encoder where its name does not find it; None: its name.
         device: that encodes.
 
+    Attributes:
+        feature_set: that of the store which the checkpoint was trained on; None: it holds none, or there is no store.
+        outputs: that the checkpoint reads, in its order.
+
     Raises:
         EvaluationError: an encoder that computes other features, or an output that cannot be made without the store.
         EncoderError: no such encoder here.
@@ -68,7 +72,7 @@ class FeatureMaker:
             self.encoder: Encoder = find_encoder(word, cache)
         except EncoderError as error:
             raise EvaluationError(f"the checkpoint reads features of {trained.encoder}: {error}") from error
-        self._set = None if store is None else _find_set(store, trained.features)
+        self.feature_set = None if store is None else _find_set(store, trained.features)
         self._run = self._same_run(word, cache, device)
         self.outputs = [self._output(name) for name in trained.outputs]
 
@@ -105,14 +109,14 @@ class FeatureMaker:
 
     @cached_property
     def _chain(self) -> Chain:
-        return chain_of(self._set or self._run.feature_set, self.outputs)
+        return chain_of(self.feature_set or self._run.feature_set, self.outputs)
 
     @cached_property
     def _copies(self) -> Copies | None:
-        if self._set is None:
+        if self.feature_set is None:
             return None
-        splits = {name_below(folder, self._set.path): ALL_SHARDS for folder in self._set.splits()}
-        return Copies(self._set.path, {0: splits}, self._progress)
+        splits = {name_below(folder, self.feature_set.path): ALL_SHARDS for folder in self.feature_set.splits()}
+        return Copies(self.feature_set.path, {0: splits}, self._progress)
 
     def _copied(self, digest: str) -> dict[str, Stored] | None:
         found = None if self._copies is None else self._copies.find(digest, 0, self.outputs)
@@ -125,8 +129,10 @@ class FeatureMaker:
             run = Run(request, self._progress, cache)
             if run.feature_set.fingerprint == self._trained.features:
                 return run
-            if self._set is not None:
-                found = [describe_difference(*d) for d in differences(run.feature_set.identity, self._set.identity)]
+            if self.feature_set is not None:
+                found = [
+                    describe_difference(*d) for d in differences(run.feature_set.identity, self.feature_set.identity)
+                ]
                 least = found if least is None or len(found) < len(least) else least
         what = f" in {'; '.join(least)}" if least else ""
         raise EvaluationError(
@@ -140,14 +146,14 @@ class FeatureMaker:
 
     def _requests(self, word: str, device: str) -> Iterator[Request]:
         """As the feature set says; where there is none, by default, in each precision."""
-        if self._set is None:
+        if self.feature_set is None:
             for precision in self.encoder.precisions:
                 yield Request(word, (), store=NOWHERE, precision=precision, device=device)
             return
-        identity = self._set.identity
+        identity = self.feature_set.identity
         if "cutting" not in identity:
             raise EvaluationError(
-                f"{self._set.path.name} was derived from another feature set (stack, stride or dedup), which is not done to new "
+                f"{self.feature_set.path.name} was derived from another feature set (stack, stride or dedup), which is not done to new "
                 f"audio; put it into a store with extract-features and feature-store derive, and use evaluate-adapter"
             )
         cutting = {key: value for key, value in identity["cutting"].items() if key != "rule"}
@@ -155,8 +161,8 @@ class FeatureMaker:
 
     def _output(self, name: str) -> Output:
         """As the feature set describes it, or an encoder that names all of its outputs so."""
-        if self._set is not None and name in self._set.outputs:
-            return self._set.outputs[name]
+        if self.feature_set is not None and name in self.feature_set.outputs:
+            return self.feature_set.outputs[name]
         for dtype in DTYPES:
             for chosen in (self.encoder.default_outputs, "all"):
                 if found := {output.name: output for output in self.encoder.outputs(chosen, dtype)}.get(name):

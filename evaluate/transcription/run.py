@@ -11,6 +11,7 @@ import torch
 from encodeonce.evaluate.decoding.flags import flags_of
 from encodeonce.evaluate.decoding.transcriber import Transcriber
 from encodeonce.evaluate.errors import EvaluationError
+from encodeonce.evaluate.normalise import UNSPACED
 from encodeonce.evaluate.transcription.features import FeatureMaker, Heard
 from encodeonce.evaluate.transcription.segments import cut
 from encodeonce.extract.audio import AudioError, Decoded, decode
@@ -38,11 +39,13 @@ class Transcript:
     seconds: float
     segments: Sequence[Segment]
     error: str | None = None
+    between: str = " "
+    """What stands between the texts of segments: nothing in a language without spaces."""
 
     @property
     def text(self) -> str:
         """Of all segments."""
-        return " ".join(segment.text for segment in self.segments if segment.text)
+        return self.between.join(segment.text for segment in self.segments if segment.text)
 
     def to_json(self) -> dict[str, Any]:
         """With the keys of a manifest where it has such."""
@@ -90,19 +93,23 @@ def transcribe_files(
     longest: float,
     frames_per_batch: int,
     device: torch.device | str = "cpu",
+    language: str | None = None,
 ) -> Iterator[Transcript]:
     """Transcribe files in their order; one that cannot be used is a transcript with the reason.
 
     Args:
         longest: seconds of a segment at most.
         frames_per_batch: padding included, that the adapter reads at a time.
+        language: code of the texts; None: one with spaces between words.
     """
     opened = [_Opened(path) for path in paths]
-    written = _written(_batches(_pieces(opened, features, longest), frames_per_batch), transcriber, device)
+    written = _written(_batches(_pieces(opened, features, longest), frames_per_batch), transcriber, device, language)
+    between = "" if language is not None and language.partition("-")[0].lower() in UNSPACED else " "
     done = 0
     for file, group in groupby(written, key=lambda pair: pair[0]):
         yield from (_empty(one) for one in opened[done:file])
-        yield Transcript(opened[file].path, opened[file].seconds, [segment for _, segment in group], opened[file].error)
+        said = [segment for _, segment in group]
+        yield Transcript(opened[file].path, opened[file].seconds, said, opened[file].error, between)
         done = file + 1
     yield from (_empty(one) for one in opened[done:])
 
@@ -137,7 +144,7 @@ def _batches(pieces: Iterable[_Piece], most: int) -> Iterator[list[_Piece]]:
 
 
 def _written(
-    batches: Iterable[list[_Piece]], transcriber: Transcriber, device: torch.device | str
+    batches: Iterable[list[_Piece]], transcriber: Transcriber, device: torch.device | str, language: str | None
 ) -> Iterator[tuple[int, Segment]]:
     for batch in batches:
         lengths = torch.tensor([len(piece.heard.values[0]) for piece in batch], device=device)
@@ -147,7 +154,7 @@ def _written(
         seconds = [piece.heard.seconds for piece in batch]
         for piece, found in zip(batch, transcriber.write(outputs, lengths, seconds), strict=True):
             heard = piece.heard
-            flags = flags_of(found.text, heard.seconds, found.ended)
+            flags = flags_of(found.text, heard.seconds, found.ended, language)
             yield piece.file, Segment(piece.start, piece.start + heard.seconds, found.text, flags, heard.stored)
 
 

@@ -1,9 +1,10 @@
 """The rest of an epoch on its way: threads read some batches ahead of the one that is taken."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from encodeonce.store.streaming.ahead import ShardsAhead
@@ -19,6 +20,8 @@ class Span:
     taken: int
     worker: int
     workers: int
+    process: int = field(default_factory=os.getpid)
+    """That reads: threads do not come along into one that is forked."""
 
 
 class Reading:
