@@ -127,6 +127,7 @@ def test_an_interrupt_ends_with_130_and_keeps_what_is_finished(data, tmp_path):
         "import os, signal, sys\n"
         "from encodeonce.extract.cli import main\n"
         "from encodeonce.store.writer import SplitWriter\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell in the background takes away
         "count = SplitWriter.count\n"
         "def interrupted(self, *rest):\n"
         "    count(self, *rest)\n"
