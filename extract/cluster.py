@@ -6,12 +6,11 @@ notice: its tasks run on another.
 
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from threading import Lock, current_thread, main_thread
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from encodeonce.extract.encoders.base import EncoderError, first_line
@@ -24,6 +23,7 @@ from encodeonce.extract.tasks import Ground, ShardTask
 from encodeonce.extract.worker import Made, Order, ShardWorker, order_of
 from encodeonce.store.errors import StoreError
 from encodeonce.store.layout import Output
+from encodeonce.store.signals import deaf_to_interrupts
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -80,7 +80,7 @@ class Cluster(Maker):
     def _local(self) -> "Client":
         dask = self._dask()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with _deaf_to_interrupts():
+        with deaf_to_interrupts():
             self._cluster = dask.LocalCluster(
                 n_workers=cores,
                 threads_per_worker=1,
@@ -174,19 +174,6 @@ class Cluster(Maker):
         if self._cluster is not None:
             self._cluster.close()
         self._client = self._cluster = None
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let the processes that are started in the block not hear Ctrl-C, which is for the one that holds the split."""
-    if current_thread() is not main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def _unseen(task: ShardTask) -> frozenset[str]:

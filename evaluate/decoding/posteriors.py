@@ -61,7 +61,7 @@ def posteriors_of(
     assert isinstance(objective, CTC)
     frames: dict[str, np.ndarray] = {}
     stream = store.stream(
-        frames_per_batch=FRAMES_PER_BATCH,
+        frames_per_batch=max(FRAMES_PER_BATCH, int(store.frames.max(initial=0))),
         outputs=list(outputs),
         where=where,
         columns=(),

@@ -2,17 +2,17 @@
 
 import logging
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock, current_thread, main_thread
+from threading import Lock
 from typing import Any, Protocol
 
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.sweep.work import Order, State, work
+from encodeonce.store.signals import deaf_to_interrupts
 
 CONNECT_SECONDS = 30.0
 WORKER_SECONDS = 300.0
@@ -138,7 +138,7 @@ def _local(environments: Sequence[Mapping[str, str]]) -> Any:
     from distributed import Nanny, Scheduler, SpecCluster
 
     options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.ERROR}
-    with _deaf_to_interrupts():
+    with deaf_to_interrupts():
         return SpecCluster(
             workers={
                 number: {"cls": Nanny, "options": {**options, "env": dict(environment)}}
@@ -147,16 +147,3 @@ def _local(environments: Sequence[Mapping[str, str]]) -> Any:
             scheduler={"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1"}},
             silence_logs=logging.ERROR,
         )
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let the processes that are started in the block not hear Ctrl-C, which is for the sweep's own."""
-    if current_thread() is not main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
