@@ -56,11 +56,25 @@ def times_real_time(
     audio = sum(thread.audio for thread in spent)
     if not audio:
         return 0.0
-    encoding = sum(thread.encode for thread in spent) / (encoders * len(run.devices())) / audio
+    more = _times_as_much(run)
+    encoding = sum(thread.encode for thread in spent) / (encoders * more) / audio
     decoding = sum(thread.decode for thread in spent) / audio
     if run.find_device().startswith("cuda"):  # works while the processor, which all devices share, decodes
         return 1 / max(encoding, decoding / min(work.decoders, os.cpu_count() or 1))
-    return 1 / (encoding + decoding / (work.encoders * work.threads))
+    return 1 / (encoding + decoding / (work.encoders * work.threads * more))
+
+
+def _times_as_much(run: Run) -> float:
+    """How much more all processes of a run compute with than this one: other GPUs, or cores that it leaves idle. On a CPU
+    processes share the cores, and are together as fast as one that has them all."""
+    import torch
+
+    processes = len(run.devices())
+    if run.find_device() != "cpu":
+        return len(set(run.devices()))
+    alone, share = run.work(), run.work(processes)
+    cores = min(processes * share.encoders * share.threads, torch.get_num_threads())
+    return cores / (alone.encoders * alone.threads)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+import numpy as np
 from encodeonce.extract.batching import CONTEXT_SECONDS, CUT_SECONDS
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora import LAYOUTS, CorpusError, download_librispeech
@@ -182,18 +183,18 @@ def show_estimates(run: Run, price: float | None, as_json: bool) -> None:
     estimates = [estimate(run, name, price) for name in run.request.splits]
     for found in estimates:
         failed = f", {found.failed} cannot be used" if found.failed else ""
-        cost = f", which costs {found.cost:.2f}" if found.cost is not None else ""
+        cost = f", which costs {_money(found.cost)}" if found.cost is not None else ""
         click.echo(
             f"{found.split}: {found.utterances} utterances, {found.hours:.2f} h{failed}; to encode: {found.to_encode}, "
             f"{found.hours_to_encode:.2f} h, about {found.bytes / 1e6:.1f} MB into {found.store}, "
             f"about {_span(found.expected_seconds)} on {devices} in {run.precision}{cost}"
         )
     total = {
-        field: round(sum(getattr(found, field) for found in estimates), 4)
+        field: round(sum(getattr(found, field) for found in estimates), 6)
         for field in ("hours_to_encode", "bytes", "expected_hours", *(["cost"] if price is not None else []))
     }
     if len(estimates) > 1:
-        cost = f", which costs {total['cost']:.2f}" if price is not None else ""
+        cost = f", which costs {_money(total['cost'])}" if price is not None else ""
         hours = _span(3600 * total["expected_hours"])
         click.echo(f"In all {total['hours_to_encode']:.2f} h, {total['bytes'] / 1e6:.1f} MB, {hours}{cost}")
     if as_json:
@@ -204,6 +205,11 @@ def show_estimates(run: Run, price: float | None, as_json: bool) -> None:
 
 def _span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.2f} h"
+
+
+def _money(cost: float) -> str:
+    """With two digits that count, however small."""
+    return f"{cost:.2f}" if cost >= 0.1 or not cost else np.format_float_positional(cost, 2, fractional=False, trim="-")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,11 +4,12 @@ The process that was started holds the split, deals the tasks and commits what c
 notice: its tasks run on another.
 """
 
+import asyncio
 import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
@@ -28,7 +29,7 @@ from encodeonce.store.signals import deaf_to_interrupts
 if TYPE_CHECKING:
     from distributed import Client
 
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 10.0
 WORKER_SECONDS = 300.0
 """How long a cluster may take to bring its first worker up: a queue of jobs can be slow."""
 AHEAD = 2
@@ -43,6 +44,7 @@ class Cluster(Maker):
         self.reset()
         self._client: Client | None = None
         self._cluster: Any = None
+        self._told_of = 0
 
     def __enter__(self) -> Self:
         if self.address == "local":
@@ -67,8 +69,16 @@ class Cluster(Maker):
                 ) from None
             order = order_of(self.run, outputs)
             places = {"pure": False, "allow_other_workers": True}
-            loaded = [client.submit(load, order, workers=[worker], **places) for worker in client.nthreads()]
-            client.gather(loaded)
+            threads = client.nthreads()
+            client.gather([client.submit(load, order, workers=[worker], **places) for worker in threads])
+            self._tell_workers(threads.values())
+
+    def _tell_workers(self, threads: Collection[int]) -> None:
+        if len(threads) != self._told_of:
+            self._told_of = len(threads)
+            self.run.progress.say(
+                f"Workers of the Dask cluster: {len(threads)}, with {sum(threads)} threads; others may join while it runs"
+            )
 
     def _dask(self) -> Any:
         try:
@@ -91,9 +101,12 @@ class Cluster(Maker):
         return dask.Client(self._cluster, set_as_default=False)
 
     def _connect(self) -> "Client":
+        dask = self._dask()
         try:
-            return self._dask().Client(self.address, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
+            # First by hand: a client that finds nobody is left behind half built, and complains a minute later.
+            asyncio.run(_greet(self.address))
+            return dask.Client(self.address, timeout=CONNECT_SECONDS, set_as_default=False)
+        except Exception as error:  # an address that is none, or is of something else, shows in many kinds
             raise RequestError(
                 f"--dask {self.address}: no scheduler answers there ({first_line(error)}); give local, or the address that "
                 f"dask scheduler prints, such as tcp://host:8786"
@@ -179,6 +192,16 @@ class Cluster(Maker):
 def _unseen(task: ShardTask) -> frozenset[str]:
     """The utterances whose audio is not there, seen from here."""
     return frozenset(name for name, utterance in task.utterances.items() if not utterance.audio.exists())
+
+
+async def _greet(address: str) -> None:
+    """Shake hands with a scheduler. One that is being started has some seconds; what is none may take them and say nothing."""
+    from distributed import Security
+    from distributed.core import connect
+
+    async with asyncio.timeout(CONNECT_SECONDS + 1):
+        comm = await connect(address, CONNECT_SECONDS, **Security().get_connection_args("client"))
+        await comm.close()
 
 
 # What follows runs in the workers.

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 from encodeonce.extract.progress import Progress
+from encodeonce.store.commits import Commit, read_commits
+from encodeonce.store.derive.chain import Stored
 from encodeonce.store.errors import StoreError
 from encodeonce.store.health import check_shard
 from encodeonce.store.layout import Output, SplitPaths
+from encodeonce.store.noise import Snr, of_shard
 from encodeonce.store.objects import StorePath
 from encodeonce.store.reader import FeatureStore
 
@@ -20,12 +23,14 @@ class Copies:
         self._set, self._copy_from, self._progress = feature_set, copy_from, progress
         self._stores: dict[str, tuple[FeatureStore | None, dict[str, dict[str, Any]]]] = {}
         self._sounds: dict[tuple[str, int, str], bool] = {}
+        self._records: dict[tuple[str, int], Commit] = {}
         self._lock = Lock()
 
-    def find(
-        self, digest: str, plan: int, outputs: Sequence[Output]
-    ) -> Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None:
-        """The stored features of the same audio, as an encoder gave them, in a split that stood when the plan was made."""
+    def find(self, digest: str, plan: int, outputs: Sequence[Output]) -> Mapping[str, Stored] | None:
+        """The stored features of the same audio, as an encoder gave them, in a split that stood when the plan was made.
+
+        Their signal-to-noise ratio is that of the shard they lie in: utterance by utterance it is not kept.
+        """
         for split, shards in self._copy_from[plan].items():
             store, rows = self._source(split)
             row = rows.get(digest)
@@ -39,6 +44,7 @@ class Copies:
                     o.name: (
                         store.views(at, o.name)[0],
                         store.affines(at, o.name)[0] if o.dtype == "int8" else None,
+                        self._snr(split, row["shard"], o.name),
                     )
                     for o in outputs
                 }
@@ -57,6 +63,14 @@ class Copies:
                         f"Not copied from {finding.path}: expected {finding.expected}, found {finding.found}"
                     )
             return self._sounds[key]
+
+    def _snr(self, split: str, shard: int, output: str) -> Snr | None:
+        with self._lock:
+            key = (split, shard)
+            if key not in self._records:
+                self._records[key] = read_commits(SplitPaths(self._set / split), [shard])[shard]
+            snr = of_shard(self._records[key], output)
+            return snr and snr.of_one
 
     def _source(self, split: str) -> tuple[FeatureStore | None, dict[str, dict[str, Any]]]:
         with self._lock:

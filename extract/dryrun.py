@@ -80,7 +80,7 @@ def estimate(run: Run, split: str, price: float | None = None) -> Estimate:
         expected_seconds=round(seconds, 1),
         expected_hours=round(seconds / 3600, 4),
         failed=len(found.failed) + len(found.problems),
-        cost=None if price is None else round(seconds / 3600 * ranks * price, 4),
+        cost=None if price is None else round(seconds / 3600 * ranks * price, 6),
     )
 
 

@@ -72,12 +72,12 @@ class BatchEncoder:
 
         Frames that are not finite even in float32 come back as they are: the caller refuses them.
         """
-        return self._or_again(_on_host(self._frames(self.loaded, audio)[0]), audio)
+        return self._or_again(_on_host(self.frames(self.loaded, audio)[0]), audio)
 
     def begin(self, audio: Sequence[np.ndarray], outputs: Sequence[Output]) -> Pending:
         """Begin to encode a batch for some outputs. On CUDA the device goes on by itself; else it is done on return."""
         with torch.inference_mode():
-            frames, begun = self._frames(self.loaded, audio)
+            frames, begun = self.frames(self.loaded, audio)
             there = all(v.device.type == self._device.device.type for f in frames for v in f.values())
             if self._device.by_itself and there:
                 return _Checked(self, audio, outputs, InFlight(self._device, frames, outputs, begun))
@@ -101,9 +101,9 @@ class BatchEncoder:
         with self._loading:
             self._float32 = self._float32 or self.load_float32()
             self.again += len(audio)
-        return _on_host(self._frames(self._float32, audio)[0])
+        return _on_host(self.frames(self._float32, audio)[0])
 
-    def _frames(
+    def frames(
         self, loaded: LoadedEncoder, audio: Sequence[np.ndarray]
     ) -> "tuple[list[dict[str, torch.Tensor]], torch.cuda.Event | float]":
         """The frames of each utterance where the encoder left them, and a mark of when it began: the audio was there."""

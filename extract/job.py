@@ -10,8 +10,9 @@ import numpy as np
 from encodeonce.extract.corpora import list_corpus
 from encodeonce.extract.corpora.base import Listing
 from encodeonce.extract.ledger import Ledger, SplitReport, record_of_run
-from encodeonce.extract.made import versions
+from encodeonce.extract.made import told_together
 from encodeonce.extract.makers import Maker
+from encodeonce.extract.memory import use_malloc
 from encodeonce.extract.run import Run
 from encodeonce.extract.stages import WORK, limiting
 from encodeonce.extract.survey import Survey, survey, updated_table
@@ -28,6 +29,7 @@ from encodeonce.store.writer import SplitWriter
 def extract_split(run: Run, name: str, maker: Maker) -> SplitReport:
     """Bring one split up to date with its corpus: encode what is new, and nothing that stands already."""
     begun = time.perf_counter()
+    use_malloc()
     listing = list_corpus(run.request.data, name, run.request.corpus)
     run.progress.say(f"Found {len(listing.utterances)} utterances of {name} ({listing.layout} in {listing.root})")
     with SplitWriter(run.split_folder(name), run.attributes(name), member=run.member) as writer:
@@ -264,7 +266,7 @@ class SplitJob:
             path = (
                 self.writer.paths.runs / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}.json"
             )
-            write_json(path, record_of_run(report, versions()), self.writer.paths.scratch)
+            write_json(path, record_of_run(report, told_together(ledger.made)), self.writer.paths.scratch)
         return report
 
     def _tell_unmade(self) -> None:

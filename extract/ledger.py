@@ -1,6 +1,7 @@
 """The books of a run on a split: finished shards are committed, failures written down, and everything counted."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -59,6 +60,8 @@ class Ledger:
         self._noted_at = 0.0
         self._lock = Lock()
         self._learnt: list[tuple[Utterance, AudioFacts]] = []
+        self.made: list[Mapping[str, Any]] = []
+        """With what the shards were made, each kind once."""
 
     def take_in(self, finished: Finished) -> None:
         """Commit a finished shard: its files, failures, then the record. Files of several are written at the same time."""
@@ -69,6 +72,8 @@ class Ledger:
 
     def _commit(self, finished: Finished) -> None:
         task, fates = finished.task, finished.fates
+        if finished.made not in self.made:
+            self.made.append(finished.made)
         if fates.failed:
             self._note_failures(finished)
         if not finished.complete:

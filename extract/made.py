@@ -1,9 +1,11 @@
 """With what features are made: the versions of libraries, the processor."""
 
 import platform
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 LIBRARIES = (
     "encodeonce",
@@ -24,6 +26,14 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def told_together(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """With what several shards were made; where they differ, as those of unlike machines do, the value of each kind in a list."""
+    found = {name: [one.get(name) for one in made] for each in made for name in each}
+    return {
+        name: values if any(value != values[0] for value in values) else values[0] for name, values in found.items()
+    }
 
 
 def gpu(device: str) -> dict[str, str | int | None]:

@@ -8,7 +8,7 @@ as many threads: the bytes of a shard never depend on what else a run did.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from encodeonce.extract.audio import AudioError, decode
 from encodeonce.extract.batching import batches
 from encodeonce.extract.copies import Copies
 from encodeonce.extract.device import use
-from encodeonce.extract.encode import BatchEncoder, Kept, Pending
+from encodeonce.extract.encode import BatchEncoder, Pending
 from encodeonce.extract.encoders.base import EncoderError, first_line
 from encodeonce.extract.stages import WRITERS, Stages, Work
 from encodeonce.extract.survey import describe
@@ -208,7 +208,7 @@ class Pipeline:
             stored = self._copies.find(digest, task.plan, chain.given)
             if stored is not None:
                 outcome.fates.copied.add(place.id)
-                self._complete(outcome, place, {name: (*pair, None) for name, pair in stored.items()}, chain)
+                self._complete(outcome, place, stored, chain)
             else:
                 places.append(place)
                 audio.append(samples)
@@ -245,7 +245,9 @@ class Pipeline:
                 outcome.spool(self._spool_of(result))
         return outcome
 
-    def _complete(self, outcome: Outcome, place: Place, given: Kept, chain: Chain) -> None:
+    def _complete(
+        self, outcome: Outcome, place: Place, given: Mapping[str, Stored | NotStorableError], chain: Chain
+    ) -> None:
         try:
             stored: dict[str, Stored] = {}
             for name, value in given.items():

@@ -4,13 +4,38 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 PLAIN_SECONDS = 15.0
+BAR_WIDTH, LEAST_BAR = 40, 10
+
+
+@dataclass
+class _Line:
+    """The live line: title, bar and state. Where the terminal is too narrow for all of them the bar goes first, then the title."""
+
+    title: str
+    total: float
+    done: float = 0.0
+    state: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width - len(self.title) - len(self.state) - 2
+        cells: list[Text | ProgressBar] = [Text(self.state, no_wrap=True, overflow="ellipsis")]
+        if room >= LEAST_BAR:
+            cells.insert(0, ProgressBar(self.total, self.done, min(room, BAR_WIDTH)))
+        if room >= -1:
+            cells.insert(0, Text(self.title, no_wrap=True))
+        row = Table.grid(padding=(0, 1))
+        row.add_row(*cells)
+        yield row
 
 
 class Progress:
@@ -20,7 +45,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.console = Console(file=self.stream, highlight=False, soft_wrap=True)
         self.quiet, self.verbose = quiet, verbose
-        self._bar: tuple[Bar, TaskID] | None = None
+        self._line: _Line | None = None
         self._done = self._total = self._first = self._begun = self._told = 0.0
         self._title = ""
 
@@ -52,18 +77,13 @@ class Progress:
         if self.quiet or not self.console.is_terminal:
             yield
             return
-        with Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=self.console,
-            transient=True,
-        ) as bar:
-            self._bar = bar, bar.add_task(title, total=seconds, state="")
+        line = _Line(title, seconds)
+        with Live(line, console=self.console, transient=True, refresh_per_second=10):
+            self._line = line
             try:
                 yield
             finally:
-                self._bar = None
+                self._line = None
 
     def advance(self, seconds: float, note: str = "") -> None:
         """So many seconds of audio more are done; `note` says what else is worth knowing now."""
@@ -73,14 +93,14 @@ class Progress:
         self._done += seconds
         rate = (self._done - self._first) / max(now - self._begun, 1e-6)
         left = max(0.0, self._total - self._done) / rate if rate > 0 else 0.0
-        state = f"{self._done / 3600:.2f} of {self._total / 3600:.2f} h"
+        digits = 2 if self._total < 360_000 else 0
+        state = f"{self._done / 3600:.{digits}f} of {self._total / 3600:.{digits}f} h"
         if rate > 0:
-            state += f", {rate:.0f} times real time, {_span(left)} left"
+            state += f", {rate:.0f}x, {_span(left)} left"
         if note:
             state += f", {note}"
-        if self._bar:
-            bar, task = self._bar
-            bar.update(task, completed=self._done, state=state)
+        if self._line:
+            self._line.done, self._line.state = self._done, state
         elif now - self._told > PLAIN_SECONDS:
             self._told = now
             self.say(f"{self._title}: {state}")

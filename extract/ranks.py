@@ -27,7 +27,7 @@ def member_of(rank: str | None, world_size: int | None, environment: Mapping[str
         rank: a number, or `auto` for what the environment says.
 
     Raises:
-        RankError: only one of the two, or a rank that is not below the world size.
+        RankError: only one of the two, or a world size below 1, or a rank that is not below it.
     """
     if rank is None and world_size is None:
         return None
@@ -48,6 +48,8 @@ def member_of(rank: str | None, world_size: int | None, environment: Mapping[str
 
 
 def _member(rank: int, world_size: int) -> Member | None:
+    if world_size < 1:
+        raise RankError(f"--world-size {world_size}: take 1 or more, as many as there are processes")
     if not 0 <= rank < world_size:
         raise RankError(f"--rank {rank} of --world-size {world_size}: ranks are 0 to {world_size - 1}")
     return Member(rank, world_size) if world_size > 1 else None

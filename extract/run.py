@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from encodeonce.extract.ranks import local_rank
 from encodeonce.extract.request import Request, RequestError, asked_member, check_request
 from encodeonce.extract.selfcheck import SelfCheck, chooses_precision
 from encodeonce.extract.stages import Work
+from encodeonce.store.derive.chain import roots_of
 from encodeonce.store.devices import find_devices
 from encodeonce.store.format import FORMAT_VERSION
 from encodeonce.store.identity import describe_difference, differences
@@ -121,9 +123,11 @@ class Run:
         for name in self.outputs:
             standing = self.feature_set.outputs.get(name)
             if standing is not None and standing.derivation is not None:
+                path, roots = self.feature_set.path, ", ".join(roots_of(self.feature_set.outputs, name))
                 raise RequestError(
-                    f"{name} of {self.feature_set.path} was derived from {standing.derived_from}, not encoded; every new "
-                    f"utterance gets it anyway: ask for {standing.derived_from} instead"
+                    f"{name} of {path} was derived from {standing.derived_from}, not encoded; every new utterance gets it anyway: "
+                    f"ask for {roots} instead, which the encoder gives, or take it away first: "
+                    f"feature-store drop {shlex.quote(str(path))} --output {name}"
                 )
 
     @property

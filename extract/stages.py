@@ -103,7 +103,7 @@ class Live:
         self._at, self._seconds = time.perf_counter(), dict(stages.seconds)
 
     def note(self) -> str:
-        """For example: "limited by the encoder, padding 2.1 %"."""
+        """For example: "limited by the encoder, 2.1 % padding"."""
         now = time.perf_counter()
         if now - self._at >= WINDOW_SECONDS or not self._note:
             spent = {stage: self._stages.seconds[stage] - self._seconds[stage] for stage in WORK}
@@ -111,5 +111,5 @@ class Live:
             if max(busy.values()) > 0:
                 self._note = f"limited by {WORK[limiting(busy)]}"
             self._at, self._seconds = now, dict(self._stages.seconds)
-        padding = f"padding {100 * self._stages.padding:.1f} %" if self._stages.padded else ""
+        padding = f"{100 * self._stages.padding:.1f} % padding" if self._stages.padded else ""
         return ", ".join(part for part in (self._note, padding) if part)

@@ -14,6 +14,7 @@ from encodeonce.extract.corpora.base import Utterance
 from encodeonce.store.files import explain, make_folder
 from encodeonce.store.format import ShardItem
 from encodeonce.store.layout import Output, SplitAttributes
+from encodeonce.store.noise import Ratio
 from encodeonce.store.objects import StorePath
 from encodeonce.store.plan import Place
 from encodeonce.store.staging import Staged
@@ -147,7 +148,7 @@ class ShardResult(Finished):
     task: ShardTask
     made: Mapping[str, Any]
     items: dict[str, dict[str, ShardItem]] = field(default_factory=dict)
-    noise: dict[str, list[float]] = field(default_factory=dict)
+    noise: dict[str, list[Ratio]] = field(default_factory=dict)
     fates: Fates = field(default_factory=Fates)
     spool: Spool | None = None
     written: Staged | None = None
@@ -179,7 +180,7 @@ class StagedShard(Finished):
     task: ShardTask
     made: Mapping[str, Any]
     fates: Fates
-    noise: Mapping[str, Sequence[float]]
+    noise: Mapping[str, Sequence[Ratio]]
     folder: StorePath
     staged: Staged | None
 

@@ -16,6 +16,7 @@ from encodeonce.extract.run import Run
 from encodeonce.extract.tasks import Fates, Finished, Ground, ShardResult, ShardTask, StagedShard
 from encodeonce.store.identity import describe_difference, differences
 from encodeonce.store.layout import Output
+from encodeonce.store.noise import Ratio
 from encodeonce.store.objects import StorePath
 from encodeonce.store.staging import Staged, stage
 
@@ -43,7 +44,7 @@ class Made:
     shard: int
     fates: Fates
     made: Mapping[str, Any]
-    noise: Mapping[str, Sequence[float]]
+    noise: Mapping[str, Sequence[Ratio]]
     folder: StorePath
     staged: Staged | None
     seconds: Mapping[str, float]

@@ -1,9 +1,11 @@
 """feature-store: look after stores."""
 
+import gc
 import json
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -26,11 +28,15 @@ from encodeonce.store.layout import (
     read_attributes,
     read_feature_set,
 )
+from encodeonce.store.noise import Snr
 from encodeonce.store.objects import StorePath, name_below
+from encodeonce.store.origins import Held, worst_source
 from encodeonce.store.params import StorePathParam
 from encodeonce.store.reader import FeatureStore
 from encodeonce.store.table import read_table
 
+COLLECTIONS = 100_000, 50, 100
+"""Objects between two searches for garbage: with Python's 700 what imports leave is searched again and again, a twentieth of `derive`."""
 PLACE = click.argument("path", default="features", type=StorePathParam())
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
@@ -71,10 +77,9 @@ def describe_split(feature_set: FeatureSet, split: StorePath) -> dict[str, Any]:
     names = FeatureStore(split).outputs if table is not None else []
     outputs: dict[str, dict[str, Any]] = {}
     for name in names:
-        holding = [commit for commit in commits.values() if name in commit.outputs]
-        entries = [commit.outputs[name] for commit in holding]
-        noise = [(commit.outputs[name]["snr_db"], commit.utterances) for commit in holding]
-        known = [(snr, count) for snr, count in noise if snr]
+        entries = [commit.outputs[name] for commit in commits.values() if name in commit.outputs]
+        held = Held(feature_set, split, commits, name)
+        worst = worst_source(held) if feature_set.outputs[name].dtype != "uint16" else None
         size = sum(entry["size"] + entry.get("affine", {}).get("size", 0) for entry in entries)
         outputs[name] = {
             "dtype": entries[0]["dtype"] if entries else feature_set.outputs[name].dtype,
@@ -84,8 +89,9 @@ def describe_split(feature_set: FeatureSet, split: StorePath) -> dict[str, Any]:
             "derived_from": feature_set.outputs[name].derived_from,
             "bytes": size,
             "bytes_an_hour": round(size * 3600 / seconds) if seconds else None,
-            "least_snr_db": min((snr["least"] for snr, _ in known), default=None),
-            "mean_snr_db": round(sum(s["mean"] * n for s, n in known) / sum(n for _, n in known), 3) if known else None,
+            **_decibels(held.snr),
+            "snr_to": held.snr_to,
+            "worst_source": {"output": worst[0].name_beside(feature_set), **_decibels(worst[1])} if worst else None,
         }
     return {
         "feature_set": feature_set.path.name,
@@ -101,6 +107,21 @@ def describe_split(feature_set: FeatureSet, split: StorePath) -> dict[str, Any]:
         "outputs": outputs,
         "bytes": sum(output["bytes"] for output in outputs.values()),
     }
+
+
+def _decibels(snr: Snr | None) -> dict[str, float | None]:
+    return {"least_snr_db": snr.least if snr else None, "mean_snr_db": snr.mean if snr else None}
+
+
+def noise_in(facts: Mapping[str, Any]) -> str:
+    """What info says of an output's noise: to its source, and that of its worst source where that is more."""
+    own, worst, text = facts["mean_snr_db"], facts["worst_source"], ""
+    if own is not None:
+        origin = f" to {facts['snr_to']}" if facts["snr_to"] else ""
+        text = f", SNR {own} dB (least {facts['least_snr_db']}){origin}"
+    if worst and (own is None or worst["mean_snr_db"] < own):
+        text += f"; its worst source {worst['output']} has {worst['mean_snr_db']} dB (least {worst['least_snr_db']})"
+    return text
 
 
 @feature_store.command()
@@ -136,15 +157,12 @@ def info(path: StorePath, as_json: bool) -> None:
                 f"{split['frames']} frames at {split['frame_rate']:g} a second, {split['shards']} shards, {split['failed']} failed"
             )
             for output, facts in split["outputs"].items():
-                noise = (
-                    f", SNR {facts['mean_snr_db']} dB (least {facts['least_snr_db']})" if facts["mean_snr_db"] else ""
-                )
                 books = facts["codebook_sizes"]
                 sizes = f" of {' + '.join(map(str, dict.fromkeys(books)))} each" if books else ""
                 origin = f" derived from {facts['derived_from']}" if facts["derived_from"] else ""
                 click.echo(
                     f"    {output}: {facts['what']}{origin}, [{facts['width']}] {facts['dtype']}{sizes}, {facts['bytes'] / 1e6:.1f} MB "
-                    f"({(facts['bytes_an_hour'] or 0) / 1e6:.1f} MB an hour){noise}"
+                    f"({(facts['bytes_an_hour'] or 0) / 1e6:.1f} MB an hour){noise_in(facts)}"
                 )
 
 
@@ -268,6 +286,7 @@ def set_at(path: StorePath) -> StorePath:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point; see `run_command`."""
+    gc.set_threshold(*COLLECTIONS)
     run_command(feature_store, arguments)
 
 

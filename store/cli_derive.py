@@ -135,6 +135,8 @@ def units(path: StorePath, kmeans: StorePath, output: str | None, name: str | No
     The output is by default the one that the k-means was trained on.
     """
     operation = Units(kmeans=read_kmeans(kmeans))
+    if not any(operation.fits(feature_set) for feature_set, _ in targets(path)):
+        raise operation.of_another_encoder(path)
     names = [output or operation.kmeans.source["output"]["name"]]
     on_frames(path, operation, names, name, (), as_json, operation.fits)
 
@@ -193,13 +195,15 @@ def is_derived(feature_set: FeatureSet) -> bool:
 
 
 def holding(path: StorePath, names: Sequence[str], fits: Callable[[FeatureSet], bool] | None = None) -> Targets:
-    """The splits at a path that hold outputs, by feature set; of several sets only those that fit, where any does.
+    """The splits at a path that hold outputs, by feature set; of several sets only those that fit.
 
     Raises:
         StoreError: there is none; the message says what there is.
     """
-    found, refused, there = [], [], targets(path)
-    for feature_set, splits in [one for one in there if fits is None or fits(one[0])] or there:
+    found, refused = [], []
+    for feature_set, splits in targets(path):
+        if fits is not None and not fits(feature_set):
+            continue
         try:
             found.append((feature_set, holders(feature_set, splits, names)))
         except StoreError as error:

@@ -15,6 +15,7 @@ from encodeonce.store.failures import read_failures, write_failures
 from encodeonce.store.format import ShardItem
 from encodeonce.store.incoming import NewUtterance, new_record, said_of, same_audio
 from encodeonce.store.layout import FeatureSet, Output
+from encodeonce.store.noise import Ratio
 from encodeonce.store.plan import Place
 from encodeonce.store.quantize import NotStorableError, keep
 from encodeonce.store.writer import Commit, SplitWriter
@@ -179,7 +180,7 @@ class Filling:
     def _make(self, task: _Task) -> None:
         """Ask for the features of a shard, and commit it."""
         items: dict[str, list[ShardItem]] = {output.name: [] for output in task.outputs}
-        noise: dict[str, list[float]] = {output.name: [] for output in task.outputs}
+        noise: dict[str, list[Ratio]] = {output.name: [] for output in task.outputs}
         failed: dict[str, str] = {}
         attributes = self.writer.attributes
         for place in task.places:

@@ -15,7 +15,7 @@ from encodeonce.store.layout import ATTRIBUTES_KEY, Output, SplitAttributes, Spl
 from encodeonce.store.objects import StorePath
 from encodeonce.store.plan import Plan, deal, write_plan
 from encodeonce.store.state import SplitState
-from encodeonce.store.table import concat, shards_of, table_from_records, write_table
+from encodeonce.store.table import concat, in_row_groups, shards_of, table_from_records, write_table
 
 
 class Publishing(SplitState):
@@ -125,6 +125,7 @@ class Publishing(SplitState):
     def set_table(self, table: pa.Table) -> None:
         """Replace utterances.parquet."""
         self._must_be_alone("set_table")
+        table = in_row_groups(table)
         write_table(self.paths.table, table, self.paths.scratch)
         self.table, self._table_version = table, version_of(self.paths.table)
 

@@ -38,6 +38,8 @@ DESCRIPTIVE = ("audio", "offset", "channel", "speaker", "language", "text", "met
 """Columns that a corrected corpus may change without encoding anything; the translations are too."""
 
 
+ROW_GROUP = 8192
+"""Rows that are written at a time: few enough for a long run not to grow with its table."""
 _EMPTY = pa.Table.from_batches([], SCHEMA)
 
 
@@ -83,19 +85,25 @@ def concat(tables: Iterable[pa.Table]) -> pa.Table:
     """Tables one after the other, translations in alphabetical order, missing values null."""
     joined = pa.concat_tables([_EMPTY, *tables], promote_options="default")
     extra = sorted(name for name in joined.column_names if name.startswith(TRANSLATION))
-    return joined.select([*SCHEMA.names, *extra]).combine_chunks()
+    return joined.select([*SCHEMA.names, *extra])
+
+
+def in_row_groups(table: pa.Table) -> pa.Table:
+    """The table in chunks of a row group each, so that one that has grown shares all of its memory but the last with what it was."""
+    groups = [table.slice(at, ROW_GROUP).combine_chunks() for at in range(0, table.num_rows, ROW_GROUP)]
+    return pa.concat_tables(groups) if groups else table
 
 
 def shards_of(table: pa.Table) -> Iterator[tuple[str, int]]:
     """Id and shard of each row, without all of them as Python objects at once."""
-    for batch in table.select(["id", "shard"]).to_batches(max_chunksize=8192):
+    for batch in table.select(["id", "shard"]).to_batches(max_chunksize=ROW_GROUP):
         yield from zip(batch["id"].to_pylist(), batch["shard"].to_pylist(), strict=True)
 
 
 def write_table(path: StorePath, table: pa.Table, scratch: StorePath) -> None:
-    """Write utterances.parquet atomically, in row groups small enough for a long run not to grow with its table."""
+    """Write utterances.parquet atomically."""
     with atomic_write(path, scratch) as file:
-        pq.write_table(table.replace_schema_metadata(None), file, row_group_size=8192, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(None), file, row_group_size=ROW_GROUP, compression="zstd")
 
 
 def open_table(path: StorePath) -> pq.ParquetFile:

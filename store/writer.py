@@ -3,7 +3,6 @@
 A shard counts when its commit record stands; everything else of a split can be made again from plans, shards and records.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from encodeonce.store.files import open_file, remove_tree, write_json
 from encodeonce.store.format import ShardItem, read_items
 from encodeonce.store.hold import Member
 from encodeonce.store.layout import Output, SplitAttributes, shard_file
+from encodeonce.store.noise import Ratio, summary
 from encodeonce.store.objects import StorePath
 from encodeonce.store.publish import Publishing
 from encodeonce.store.staging import ShardFiles, Staged, move_in
@@ -104,7 +104,7 @@ class SplitWriter(Publishing):
         absent: Sequence[str],
         items: Mapping[str, Sequence[ShardItem]],
         specs: Mapping[str, Output],
-        noise: Mapping[str, Sequence[float]],
+        noise: Mapping[str, Sequence[Ratio]],
         made: Mapping[str, Any],
     ) -> None:
         """Write the shard files of some outputs, then the record that makes them count.
@@ -124,7 +124,7 @@ class SplitWriter(Publishing):
         staged: Staged,
         plan: int,
         absent: Sequence[str],
-        noise: Mapping[str, Sequence[float]],
+        noise: Mapping[str, Sequence[Ratio]],
         made: Mapping[str, Any],
     ) -> None:
         """Commit what another process wrote by `stage` below a folder, which is removed.
@@ -143,13 +143,13 @@ class SplitWriter(Publishing):
         written: Staged,
         plan: int,
         absent: Sequence[str],
-        noise: Mapping[str, Sequence[float]],
+        noise: Mapping[str, Sequence[Ratio]],
         made: Mapping[str, Any],
     ) -> None:
         """Write the record that makes shard files count; `noise` and `made` as for `commit`."""
         shard = written.shard
         entries = dict(self.commits[shard].outputs) if shard in self.commits else {}
-        entries |= {name: entry | {"snr_db": _summary(noise.get(name, ()))} for name, entry in written.entries.items()}
+        entries |= {name: entry | {"snr_db": summary(noise.get(name, ()))} for name, entry in written.entries.items()}
         record = Commit(
             shard=shard,
             plan=plan,
@@ -212,10 +212,3 @@ class SplitWriter(Publishing):
         sweep_arrays(self)
         sweep_shards(self, self.owns)
         self._close_unfinished()
-
-
-def _summary(noise: Sequence[float]) -> dict[str, float] | None:
-    finite = [value for value in noise if math.isfinite(value)]
-    if not finite:
-        return None
-    return {"least": round(min(finite), 3), "mean": round(sum(finite) / len(finite), 3)}

@@ -52,6 +52,24 @@ XCODEC: dict[str, Any] = {
     "acoustic_model_config": ACOUSTIC,
     "semantic_model_config": SEMANTIC,
 }
+XCODEC2: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "encoder_hidden_size": 2,
+    "quantization_dim": 96,
+    "semantic_model_config": {
+        "model_type": "wav2vec2-bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    },
+}
+"""With the published levels: 65,536 codes."""
 HIGGS: dict[str, Any] = {
     **XCODEC,
     "target_bandwidths": [0.3, 0.6],
@@ -69,8 +87,8 @@ class CodecFamily:
     options: dict[str, Any]
     rate: int
     hop: int
-    layers: Callable[[Any], Sequence[Sequence[Any]]]
-    """The chains of quantizers, each of which begins with the frames."""
+    layers: Callable[[Any], Sequence[Sequence[Any]]] | None
+    """The chains of quantizers, each of which begins with the frames; None: one quantizer of finite scalars."""
     multiple: int = 0
     """What the preprocessor pads to a multiple of; 0: it pads nothing."""
 
@@ -83,13 +101,21 @@ class CodecFamily:
         for module in model.modules():
             if isinstance(getattr(module, "alpha", None), torch.Tensor):  # Snake1d divides by it
                 torch.nn.init.uniform_(module.alpha, 0.5, 1.5)
-        fit(model, self.layers(model), seed)
-        model.save_pretrained(folder)
-        if self.multiple:
-            extractor = transformers.DacFeatureExtractor(sampling_rate=self.rate, hop_length=self.multiple)
+        extractor = self.extractor()
+        if self.layers is None:
+            fit_scalars(model, extractor, seed)
         else:
-            extractor = transformers.EncodecFeatureExtractor(sampling_rate=self.rate)
+            fit(model, self.layers(model), seed)
+        model.save_pretrained(folder)
         extractor.save_pretrained(folder)
+
+    def extractor(self) -> Any:
+        """transformers' preprocessor of this family."""
+        if self.layers is None:
+            return getattr(transformers, f"{self.kind}FeatureExtractor")(sampling_rate=self.rate)
+        if self.multiple:
+            return transformers.DacFeatureExtractor(sampling_rate=self.rate, hop_length=self.multiple)
+        return transformers.EncodecFeatureExtractor(sampling_rate=self.rate)
 
 
 def fit(model: Any, chains: Sequence[Sequence[Any]], seed: int) -> None:
@@ -108,6 +134,19 @@ def fit(model: Any, chains: Sequence[Sequence[Any]], seed: int) -> None:
                     residual = residual - layer.decode(layer.encode(residual))
                 else:
                     residual = residual - layer(residual)[0]
+
+
+def fit_scalars(model: Any, extractor: Any, seed: int) -> None:
+    """Let the projection into finite scalars spread what it would meet over their levels."""
+    caught, project = [], model.quantizer.project_in
+    hook = project.register_forward_pre_hook(lambda module, given: caught.append(given[0][0]))
+    audio = speechlike(192_000, seed)
+    with torch.no_grad():
+        model.encode(**extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
+        hook.remove()
+        std, mean = torch.std_mean(caught[0] @ project.weight.T, 0)
+        project.weight /= std[:, None]
+        project.bias.copy_(-mean / std)
 
 
 def _frames(model: Any, seed: int) -> torch.Tensor:
@@ -176,6 +215,8 @@ CODECS = {
         CodecFamily("xcodec", "Xcodec", XCODEC, 16000, 320, _quantizers, 320),
         CodecFamily("xcodec-wavlm", "Xcodec", WAVLM, 16000, 320, _quantizers, 320),
         CodecFamily("higgs", "HiggsAudioV2Tokenizer", HIGGS, 24000, 960, _quantizers, 960),
+        CodecFamily("xcodec2", "Xcodec2", XCODEC2, 16000, 320, None),
+        CodecFamily("neucodec", "NeuCodec", XCODEC2, 16000, 320, None),
     )
 }
 
@@ -214,7 +255,7 @@ class Reference:
     def codes(self, audio: np.ndarray, **options: Any) -> np.ndarray:
         """Codes `[T, Q]` of one utterance `[samples]`, all quantizers."""
         inputs = self.extractor(audio, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
-        if self.kind not in ("Encodec", "Mimi"):
+        if self.kind not in ("Encodec", "Mimi", "Xcodec2", "NeuCodec"):
             inputs = {"input_values": inputs["input_values"]}
         if self.kind == "Encodec":
             options = {"bandwidth": self.model.config.target_bandwidths[-1], **options}
@@ -228,6 +269,8 @@ class Reference:
         with torch.no_grad():
             if self.kind == "Dac":
                 return self.model.quantizer.from_codes(given[None])[0][0].T.numpy()
+            if self.kind in ("Xcodec2", "NeuCodec"):
+                return self.model.quantizer.from_codes(given[None].transpose(1, 2))[0].numpy()
             by_quantizer = given[None] if self.kind == "Mimi" else given[:, None]
             return self.model.quantizer.decode(by_quantizer)[0].T.numpy()
 

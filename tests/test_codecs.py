@@ -17,7 +17,7 @@ from commands import extract, feature_store, split_folder, write_corpus
 from encodeonce.extract.audio import resample
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.encode import BatchEncoder, Cutting
-from encodeonce.extract.encoders import dac, encodec, mimi, xcodec
+from encodeonce.extract.encoders import dac, encodec, mimi, xcodec, xcodec2
 from encodeonce.extract.encoders.base import EncoderError
 from encodeonce.extract.encoders.codec import Codec, LoadedCodec
 from encodeonce.extract.encoders.registry import find_encoder
@@ -27,6 +27,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ALL = sorted(CODECS)
+RESIDUAL = [name for name in ALL if CODECS[name].layers is not None]
+SCALAR = [name for name in ALL if CODECS[name].layers is None]
+"""Of one quantizer."""
 CUT = Cutting(1.0, 0.1)
 """Shorter than most audio here: a codec does not care."""
 
@@ -88,7 +91,7 @@ def test_codes_are_those_of_the_utterance_alone(name, codecs):
     assert min(len(np.unique(column)) for column in expected[0].T) >= 10
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", RESIDUAL)
 def test_latents_are_what_the_decoder_takes(name, codecs):
     (found,) = encoded(codecs.folder(name), "codes,latents,latents:0-1,latents:1-2", utterances(name)[:1])
     last = codec(codecs.folder(name)).outputs("codes", "float32")[0].width - 1
@@ -99,6 +102,48 @@ def test_latents_are_what_the_decoder_takes(name, codecs):
     assert relative(found["latents[0-1]"], reference.latents(codes[:, :2])) < 1e-5
     assert relative(found["latents[0-1]"], books.vectors(codes, (0, 1))) < 1e-5
     assert relative(found["latents[1-2]"], books.vectors(codes, (1, 2))) < 1e-5
+
+
+@pytest.mark.parametrize("name", SCALAR)
+def test_latents_of_the_only_quantizer_are_what_the_decoder_takes(name, codecs):
+    (found,) = encoded(codecs.folder(name), "codes,latents", utterances(name)[:1])
+    codes, books = found["codes[0-0]"], loaded(codecs.folder(name)).quantizers
+
+    assert books.sizes == (65_536,)
+    assert relative(found["latents[0-0]"], codecs.reference(name).latents(codes)) < 1e-5
+    assert relative(found["latents[0-0]"], books.vectors(codes)) < 1e-5
+
+
+def test_neucodec_decodes_at_another_rate_than_it_listens_at(codecs):
+    ready, codes = loaded(codecs.folder("neucodec")), codecs.reference("neucodec").codes(speechlike(16_000, 0))
+
+    assert (ready.sample_rate, ready.decoded_rate) == (16_000, 24_000)
+    assert len(codes) == 50
+    assert len(ready.decode_codes(codes)) == 24_000
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "named"),
+    [
+        ("config.json", {"downsampling_ratios": [2, 2, 4, 4, 4]}, "has 256 samples a frame"),
+        ("preprocessor_config.json", {"hop_length": 640}, "pads audio to multiples of 640"),
+        ("config.json", {"semantic_model_config": {"model_type": "hubert"}}, "listens with 'hubert'"),
+        ("config.json", {"semantic_model_config": {"add_adapter": True}}, "add_adapter"),
+        ("config.json", {"quantization_levels": [8] * 6}, "262,144 entries"),
+    ],
+)
+def test_an_xcodec2_whose_inputs_would_not_fit_together_is_refused(file, values, named, copied):
+    folder = copied("xcodec2")
+    change(folder / file, **values)
+    with pytest.raises(EncoderError, match=named):
+        codec(folder)
+
+
+def test_what_a_codec_of_one_quantizer_has_no_outputs_for_is_named(codecs):
+    with pytest.raises(EncoderError, match=r"no quantizers codes:1; there are 0 to 0"):
+        codec(codecs.folder("xcodec2")).outputs("codes:1", "float16")
+    with pytest.raises(EncoderError, match=r"such as codes:0$"):
+        codec(codecs.folder("xcodec2")).outputs("layer", "float16")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -173,6 +218,8 @@ def test_padding_is_counted_exactly_beyond_what_float32_holds(codecs):
         (mimi.Mimi, transformers.MimiConfig(), {"frame_rate": 12.5, "head_dim": 64}),
         (xcodec.Xcodec, transformers.XcodecConfig(), {"codebook_dim": 1024}),
         (xcodec.HiggsAudioTokenizer, transformers.HiggsAudioV2TokenizerConfig(), {"codebook_dim": 64}),
+        (xcodec2.Xcodec2, transformers.Xcodec2Config(), {"codebook_size": 65_536}),
+        (xcodec2.NeuCodec, transformers.NeuCodecConfig(), {"codebook_size": 65_536, "output_sampling_rate": 24000}),
     ],
 )
 def test_what_a_configuration_leaves_out_has_the_default_of_transformers(family, config, named):
@@ -182,8 +229,12 @@ def test_what_a_configuration_leaves_out_has_the_default_of_transformers(family,
     assert found == bare.computed(written)
     assert found.items() >= named.items()
     bare.config = found
-    assert bare.quantizers() == getattr(config, "num_quantizers", None) or config.n_codebooks
-    assert bare.hop() == getattr(config, "frame_size", None) or config.hop_length
+    if family in (xcodec2.Xcodec2, xcodec2.NeuCodec):
+        assert bare.quantizers() == 1
+        assert bare.hop() == getattr(config, "encoder_hop_length", config.hop_length) == 320
+    else:
+        assert bare.quantizers() == getattr(config, "num_quantizers", None) or config.n_codebooks
+        assert bare.hop() == getattr(config, "frame_size", None) or config.hop_length
 
 
 def test_the_identity_knows_what_makes_the_codes(copied):

@@ -422,10 +422,33 @@ def test_extraction_does_not_write_over_a_derived_output(tmp_path: Path):
     write_corpus(data / "a", [1.0])
     extract(data, "a", features)
     derive("cast", features, "--dtype", "int8")
-    done = extract(data, "a", features, "--dtype", "int8")
+    derive("cast", features, "--dtype", "float16", "--output", "fbank-int8", "--name", "fbank-float32")
+    done = extract(data, "a", features, "--dtype", "float32")
     assert done.status == 2
-    assert "fbank-int8" in done.err
-    assert "was derived from fbank" in done.err
+    said = done.err.strip().splitlines()[-1]
+    assert "fbank-float32" in said
+    assert "was derived from fbank-int8" in said
+    assert "ask for fbank instead" in said  # what the encoder gave in the end
+    assert feature_store(*said[said.index("feature-store drop") :].split()[1:]).status == 0
+    assert extract(data, "a", features, "--dtype", "float32").status == 0
+    assert FeatureStore(split_folder(features, "a")).spec("fbank-float32").derivation is None
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [("int8", "float16"), ("int8", "float32"), ("float16", "float32")])
+def test_what_is_widened_leaves_the_name_of_what_an_encoder_gives(tmp_path: Path, narrow: str, wide: str):
+    data, features = tmp_path / "data", tmp_path / "features"
+    write_corpus(data / "a", [1.0])
+    extract(data, "a", features, "--dtype", narrow)
+    source = "fbank" if narrow == "float16" else f"fbank-{narrow}"
+    name = derive("cast", features, "--dtype", wide, "--output", source)["output"]
+    assert name.startswith(f"fbank-from-{narrow}")
+    assert extract(data, "a", features, "--dtype", wide).status == 0
+    found = FeatureStore(split_folder(features, "a"))
+    assert {output: found.spec(output).dtype for output in found.outputs} == {
+        source: narrow,
+        name: wide,
+        "fbank" if wide == "float16" else f"fbank-{wide}": wide,
+    }
 
 
 def two_sets(folder: Path) -> tuple[Path, Path]:
@@ -457,6 +480,10 @@ def test_units_in_a_store_are_made_of_the_encoder_that_was_clustered(tmp_path: P
     folder = kmeans_of(FeatureStore(large), 3, tmp_path / "km", output="layer-02", what="hidden_states[2]")
     assert derive("units", tmp_path / "features", "--kmeans", folder)["path"] == str(large)
     assert "holds another encoder's features" in refused("units", base, "--kmeans", folder)
+    elsewhere = kmeans_of(FeatureStore(large), 3, tmp_path / "km3", output="layer-03", what="hidden_states[3]")
+    said = refused("units", base, "--kmeans", elsewhere)  # which has no layer-03 either
+    assert "was trained on layer-03 of large" in said
+    assert "holds another encoder's features" in said
 
 
 def test_a_kmeans_of_one_fit_is_not_applied_to_another(store: FeatureStore, tmp_path: Path):

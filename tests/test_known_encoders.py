@@ -64,6 +64,17 @@ def dac(rate: int, codebooks: int) -> dict[str, Any]:
     }
 
 
+HIGGS: dict[str, Any] = {
+    "target_bandwidths": [0.5, 1, 1.5, 2],
+    "acoustic_model_config": {
+        "model_type": "dac",
+        "encoder_hidden_size": 64,
+        "decoder_hidden_size": 1024,
+        "downsampling_ratios": [8, 5, 4, 2, 3],
+        "upsampling_ratios": [8, 5, 4, 2, 3],
+        "hidden_size": 256,
+    },
+}
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "hubert-base": ("Hubert", BASE),
     "hubert-large": ("Hubert", LARGE),
@@ -101,10 +112,21 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "dac-24khz": ("Dac", dac(24000, 32)),
     "dac-44khz": ("Dac", {"sampling_rate": 44100}),
     "mimi": ("Mimi", BASE),
+    "xcodec": ("Xcodec", BASE),
+    "higgs-audio-v2": ("HiggsAudioV2Tokenizer", HIGGS),
+    "xcodec2": ("Xcodec2", BASE),
+    "neucodec": ("NeuCodec", BASE),
 }
 """The architecture of each published checkpoint of transformers: the family, and what differs from the defaults."""
 MODELS: dict[str, Any] = {"Whisper": WhisperEncoder, "Moonshine": MoonshineEncoder}
-CODECS = ("Encodec", "Dac", "Mimi")
+BOTH = ("semantic_model", "encoder_semantic", "acoustic_encoder", "fc")
+SCALAR = ("semantic_encoder", "semantic_adapter", "acoustic_encoder", "fc_encoder")
+ENCODING: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Encodec", "Dac", "Mimi"), ("encoder",)),
+    **dict.fromkeys(("Xcodec", "HiggsAudioV2Tokenizer"), BOTH),
+    **dict.fromkeys(("Xcodec2", "NeuCodec"), SCALAR),
+}
+"""The parts of a codec that encode."""
 OTHERS = {"speechtokenizer", "moonshine-tiny-onnx", "fbank", "mfcc"}
 
 
@@ -113,7 +135,8 @@ def million_parameters(family: str, options: str) -> float:
     with torch.device("meta"):
         config = getattr(transformers, f"{family}Config")(**json.loads(options))
         model: Any = MODELS.get(family, getattr(transformers, f"{family}Model"))(config)
-    return sum(tensor.numel() for tensor in (model.encoder if family in CODECS else model).parameters()) / 1e6
+    parts = [getattr(model, name) for name in ENCODING[family]] if family in ENCODING else [model]
+    return sum(tensor.numel() for part in parts for tensor in part.parameters()) / 1e6
 
 
 def test_every_name_is_in_the_table_once():

@@ -12,7 +12,13 @@ import torch
 import torchaudio
 from checkpoints import FAMILIES
 from commands import RATE, contents, extract, feature_store, speech, split_folder, write_corpus
+from encodeonce.extract import calibrate
+from encodeonce.extract.cache import FileCache
 from encodeonce.extract.calibrate import spread
+from encodeonce.extract.made import told_together
+from encodeonce.extract.progress import Progress
+from encodeonce.extract.request import Request
+from encodeonce.extract.run import Run
 from encodeonce.store import FeatureStore
 from plain_readers import read_both
 
@@ -242,6 +248,53 @@ def test_dry_run_counts_the_cost_of_every_rank(data, tmp_path, monkeypatch, rank
     told = extract(data, "dev", tmp_path / "s", "--dry-run", "--price", "2.5", *ranks)
     (estimate,) = told.json["splits"]
     assert (estimate["expected_hours"], estimate["cost"]) == (1 / slower, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("price", "told"), [("2.5", "2.50"), ("0.04321", "0.043"), ("0.00001234", "0.000012"), ("0", "0.00")]
+)
+def test_small_costs_keep_their_digits(data, tmp_path, monkeypatch, price, told):
+    monkeypatch.setattr("encodeonce.extract.calibrate.times_real_time", lambda *about: sum(LENGTHS) / 3600)
+    out = extract(data, "dev", tmp_path / "s", "--dry-run", "--price", price).out
+    assert f", which costs {told}\n" in out
+
+
+@pytest.mark.parametrize(
+    ("devices", "cores", "one_thread", "times"),
+    [
+        (["cpu"], 4, False, 40),
+        (["cpu"] * 4, 4, False, 40),
+        (["cpu"] * 4, 2, False, 20),
+        (["cpu"], 16, True, 80),
+        (["cpu"] * 4, 16, True, 160),
+        (["cuda:0", "cuda:1"], 4, False, 20),
+        (["cuda:0", "cuda:0"], 4, False, 10),
+    ],
+)
+def test_calibration_counts_gpus_and_cores_once(data, tmp_path, monkeypatch, devices, cores, one_thread, times):
+    """Each thread is made to take 10 s for 100 s of audio."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(Run, "devices", lambda self: devices)
+    monkeypatch.setattr(Run, "load", lambda self, outputs: None)
+    monkeypatch.setattr(calibrate, "limit_threads", lambda threads, device: None)
+    monkeypatch.setattr(calibrate._Trial, "work", lambda self, first, waiting: calibrate.Spent(100, 0, 10))
+    run = Run(Request("fbank", ("dev",), data=data, store=tmp_path / "s"), Progress(quiet=True), FileCache())
+    run.encoder.one_thread = one_thread
+    assert calibrate.times_real_time(run, [], [["a"]] * 20, {}) == pytest.approx(times)
+
+
+def test_a_run_keeps_with_what_it_was_made(data, tmp_path):
+    assert extract(data, "dev", tmp_path / "s", "--batch-seconds", "7").status == 0
+    folder = split_folder(tmp_path / "s", "dev")
+    ((run,), (commit, *_)) = [
+        [json.loads(path.read_text())["made"] for path in folder.glob(f"{kind}/*.json")] for kind in ("runs", "commits")
+    ]
+    commit.pop("time")
+    assert run == commit
+    assert {"device": "cpu", "batch_seconds": 7.0}.items() <= run.items()
+    assert {"threads", "processor"} <= run.keys()
+    unlike = told_together([{"device": "cpu", "threads": 1}, {"device": "cuda", "threads": 1, "gpu": "one"}])
+    assert unlike == {"device": ["cpu", "cuda"], "threads": 1, "gpu": [None, "one"]}
 
 
 @pytest.mark.parametrize("options", [["--price", "3"], ["--dry-run", "--price", "-1"], ["--dry-run", "--price", "nan"]])

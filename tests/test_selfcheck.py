@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.device import Device
 from encodeonce.extract.encode import BatchEncoder
-from encodeonce.extract.encoders.base import EncoderError, LoadedEncoder
+from encodeonce.extract.encoders.base import PRECISIONS, EncoderError, LoadedEncoder
 from encodeonce.extract.encoders.registry import find_encoder
 from encodeonce.extract.sample import sample_of
 from encodeonce.store.layout import feature_sets
@@ -51,7 +53,9 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def on_gpu_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine's processor, under the rules for a GPU."""
+    """This machine's processor, under the rules for a GPU, and as fast as one."""
+    speeds = {"float32": 10.0, "float16": 20.0, "bfloat16": 20.9}
+    monkeypatch.setattr(selfcheck, "times_real_time", lambda batch, *about: speeds[batch.precision])
     monkeypatch.setattr(selfcheck, "chooses_precision", lambda device: True)
     monkeypatch.setattr(selfcheck, "checks_itself", lambda device, precision: True)
 
@@ -260,6 +264,7 @@ def test_auto_picks_float16_where_it_is_as_good_and_takes_over_what_stands(on_gp
     first = extract(data, "dev", tmp_path / "s", "--batch-seconds", "10", encoder=folder)
     assert (first.status, first.counts(), picked(tmp_path / "s")) == (0, (6, 0, 0, 0), "float16")
     assert "Picked float16" in first.err
+    assert "float32: 10 times real time, " in first.err
     write_corpus(data / "dev", [0.8], first=50)
     second = extract(data, "dev", tmp_path / "s", encoder=folder)
     assert (second.counts(), picked(tmp_path / "s")) == ((1, 0, 6, 0), "float16")
@@ -267,12 +272,64 @@ def test_auto_picks_float16_where_it_is_as_good_and_takes_over_what_stands(on_gp
     assert "in float16 on 6 utterances: least cosine 0.9999" in second.err
 
 
+def test_the_fastest_of_what_is_as_good_is_picked_by_the_clock(checkpoints, tmp_path):
+    right, sample = loader(checkpoints.folder("hubert-base"), tmp_path), noise_of(*LENGTHS)
+
+    def picked_where(**seconds: float) -> tuple[str, list[selfcheck.Trial]]:
+        def load(precision: str) -> BatchEncoder:
+            def slow(values: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+                time.sleep(seconds[precision])
+                return one_bad_frame(values, lengths) if precision == "bfloat16" else values
+
+            batch = right(precision)
+            return dataclasses.replace(batch, loaded=Wrong(batch.loaded, slow))
+
+        return selfcheck.choose_precision(PRECISIONS, load, sample, WHOLE_SAMPLE)
+
+    precision, tried = picked_where(float32=0.3, float16=0.0, bfloat16=0.0)
+    assert precision == "float16"
+    exact, half, coarse = tried
+    assert exact.times_real_time == pytest.approx(sum(LENGTHS) / 0.3, rel=0.3)
+    assert half.times_real_time > exact.times_real_time
+    assert coarse.times_real_time == 0  # it is not as good
+    assert re.match(r"float16: \d+ times real time, least cosine 0.9999", str(half))
+    assert picked_where(float32=0.0, float16=0.3, bfloat16=0.0)[0] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("float32", "float16", "bfloat16", "picked"),
+    [(10, 99, 100, "float16"), (10, 80, 100, "bfloat16"), (98, 99, 100, "float32"), (50, 60, 55, "float16")],
+)
+def test_where_two_are_as_fast_the_finer_is_picked(
+    checkpoints, tmp_path, monkeypatch, float32, float16, bfloat16, picked
+):
+    speeds = {"float32": float32, "float16": float16, "bfloat16": bfloat16}
+    monkeypatch.setattr(selfcheck, "times_real_time", lambda batch, *about: speeds[batch.precision])
+    monkeypatch.setattr(selfcheck, "FAITHFUL", dataclasses.replace(selfcheck.FAITHFUL, cosine=0.99))
+    load = loader(checkpoints.folder("hubert-base"), tmp_path)
+    assert selfcheck.choose_precision(PRECISIONS, load, noise_of(0.5), WHOLE_SAMPLE)[0] == picked
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_on_a_cpu_a_new_feature_set_tells_of_bfloat16_where_it_is_fast(fast, data, tmp_path, checkpoints, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    told, folder = "--precision bfloat16 is faster on this processor", str(checkpoints.folder("hubert-base"))
+    first = extract(data, "dev", tmp_path / "s", encoder=folder)
+    assert (first.status, first.err.count(told)) == (0, int(fast))
+    write_corpus(data / "dev", [0.8], first=50)
+    assert told not in extract(data, "dev", tmp_path / "s", encoder=folder).err
+    assert told not in extract(data, "dev", tmp_path / "t", "--precision", "float32", encoder=folder).err
+    assert told not in extract(data, "dev", tmp_path / "f").err
+    other = checkpoints.folder("moonshine-encoder")
+    assert told not in extract(data, "dev", tmp_path / "m", encoder=str(other)).err
+
+
 def test_auto_passes_over_what_overflows_and_what_rounds_too_coarsely(
     on_gpu_rules, data, tmp_path, overflowing, monkeypatch
 ):
     done = extract(data, "dev", tmp_path / "s", "--dtype", "float32", encoder=str(overflowing))
     assert (done.status, picked(tmp_path / "s")) == (0, "float32")
-    assert "float16: NaN or infinity; bfloat16: least cosine 0.99" in done.err
+    assert "times real time, no difference; float16: NaN or infinity; bfloat16: least cosine 0.99" in done.err
     assert "in float32 on 6 utterances" in done.err
     monkeypatch.setattr(selfcheck, "FAITHFUL", dataclasses.replace(selfcheck.FAITHFUL, cosine=0.99))
     done = extract(data, "dev", tmp_path / "s2", "--dtype", "float32", encoder=str(overflowing))

@@ -380,6 +380,25 @@ def test_who_goes_on_finds_the_next_epoch_begun_and_gets_the_same_batches(store,
     assert [batch.ids for batch in stream.batches(go_on=True)] == [batch.ids for batch in at_epoch(store, 1)]
 
 
+def test_what_is_to_be_made_of_a_batch_is_made_by_the_threads_that_read(store):
+    def make(batch: Batch) -> tuple[list[str], str]:
+        return batch.ids, threading.current_thread().name
+
+    plain, stream = (store.stream(frames_per_batch=700, crop_frames=50) for _ in range(2))
+    for _ in range(3):  # the second and third epoch are begun while the one before lasts
+        made = list(stream.batches(go_on=True, then=make))
+        assert [ids for ids, _ in made] == [batch.ids for batch in plain]
+        assert all(thread.startswith("read") for _, thread in made)
+
+
+def test_a_batch_nothing_can_be_made_of_is_an_error_where_it_is_taken(store):
+    def refuse(batch: Batch) -> None:
+        raise ValueError("of this nothing can be made")
+
+    with pytest.raises(ValueError, match="nothing can be made"):
+        next(store.stream(frames_per_batch=700).batches(then=refuse))
+
+
 def test_nothing_goes_on_for_who_stops_or_did_not_ask(store):
     before = threading.active_count()
     stream = store.stream(frames_per_batch=700)

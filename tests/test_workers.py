@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import CancelledError
@@ -119,6 +120,7 @@ def test_a_dask_worker_killed_in_the_middle_changes_nothing(data, hubert, tmp_pa
         done = extract(data, "dev", tmp_path / "s", *SHARDS, "--dask", workers.scheduler_address, encoder=hubert)
         assert (done.status, done.counts()) == (1, (12, 0, 0, 1)), done.err
         assert len(killed) == 1
+        assert "Workers of the Dask cluster: 4, with 4 threads" in done.err
     assert contents(tmp_path / "s") == alone
     assert feature_store("verify", tmp_path / "s").status == 0
 
@@ -186,9 +188,14 @@ def test_a_worker_with_other_weights_is_refused(data, hubert, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--dask", "tcp://127.0.0.1:9"], "no scheduler answers there"),
+        (["--dask", "tcp://127.0.0.1:9"], "no scheduler answers there (Timed out"),
+        (["--dask", "foo"], "'foo'); give local, or the address that dask scheduler prints, such as tcp://host:8786"),
+        (["--dask", "localhost:port"], "no scheduler answers there (invalid literal"),
+        (["--dask", "foo://localhost:8786"], "no scheduler answers there (unknown address scheme 'foo'"),
+        (["--dask", "tls://127.0.0.1:9"], "no scheduler answers there (TLS expects"),
         (["--device", "cpu,gpu"], "take auto, cpu, cuda, cuda:N, several such as cuda:0,cuda:1, or all"),
         (["--rank", "3", "--world-size", "3"], "ranks are 0 to 2"),
+        (["--rank", "0", "--world-size", "0"], "--world-size 0: take 1 or more"),
         (["--rank", "1"], "belong together"),
         (["--rank", "auto"], "the environment has none of"),
         (["--rank", "0", "--world-size", "2", "--dask", "local"], "give one of the two"),
@@ -196,6 +203,14 @@ def test_a_worker_with_other_weights_is_refused(data, hubert, tmp_path):
 )
 def test_bad_requests_are_told(data, tmp_path, options, told, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("distributed.Client", None)  # it would be left behind half built
     done = extract(data, "dev", tmp_path / "s", *options)
     assert (done.status, told in done.err) == (2, True), done.err
     assert not (tmp_path / "s").exists()
+
+
+def test_what_listens_and_is_no_scheduler_is_told(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        done = extract(data, "dev", tmp_path / "s", "--dask", f"tcp://127.0.0.1:{mute.getsockname()[1]}")
+    assert (done.status, "no scheduler answers there" in done.err) == (2, True), done.err

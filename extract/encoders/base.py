@@ -219,7 +219,7 @@ def codec_outputs(chosen: str, sizes: Sequence[int], width: int, dtype: str) -> 
         if named is None:
             raise EncoderError(
                 f"--outputs {chosen!r}: {part!r} is no output of a codec; give codes, latents, or those of some "
-                f"quantizers, such as codes:0 or latents:1-{len(sizes) - 1}"
+                f"quantizers, such as codes:0{f' or latents:1-{len(sizes) - 1}' if len(sizes) > 2 else ''}"
             )
         low, high = int(named[2] or 0), int(named[3] or named[2] or len(sizes) - 1)
         _check_order(f"--outputs {chosen!r}", part, low, high)

@@ -25,6 +25,8 @@ class CheckpointCodec(Codec):
     """transformers' class, named in the identity."""
     rate_field = "sampling_rate"
     """The configuration field that holds the sample rate, where no preprocessor says it."""
+    width_field = "hidden_size"
+    """The configuration field that tells the width of the latents."""
     fields: Mapping[str, Any]
     """The configuration fields that change the codes, with the defaults of the configuration class."""
 
@@ -44,7 +46,7 @@ class CheckpointCodec(Codec):
         self.sample_rate = int(self.preprocessor.get("sampling_rate", self.config[self.rate_field]))
         self.samples_per_frame = self.receptive_field = self.hop()
         self.codebook_sizes = (int(self.config["codebook_size"]),) * self.quantizers()
-        self.width = int(self.config["hidden_size"])
+        self.width = int(self.config[self.width_field])
         if not self.codebook_sizes:
             raise EncoderError(f"{folder / 'config.json'} leaves {name} no quantizer")
 

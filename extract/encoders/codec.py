@@ -50,6 +50,11 @@ class Codec(Encoder):
             )
         return codec_outputs(chosen, self.codebook_sizes, self.width, dtype)
 
+    @property
+    def decoded_rate(self) -> int:
+        """Samples a second of the audio that it decodes."""
+        return self.sample_rate
+
     @abstractmethod
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> "LoadedCodec":
         """Load the weights; with no outputs, to decode only."""
@@ -60,12 +65,16 @@ class LoadedCodec(LoadedEncoder):
 
     Args:
         quantizers: its codebooks, all of them.
+
+    Attributes:
+        sample_rate, decoded_rate: samples a second of what it takes and of what it decodes.
     """
 
-    def __init__(self, name: str, quantizers: Codebooks, device: str, outputs: Sequence[Output]) -> None:
+    def __init__(self, codec: Codec, quantizers: Codebooks, device: str, outputs: Sequence[Output]) -> None:
         import torch
 
-        self.name, self.quantizers, self.device = name, quantizers, torch.device(device)
+        self.name, self.sample_rate, self.decoded_rate = codec.name, codec.sample_rate, codec.decoded_rate
+        self.quantizers, self.device = quantizers, torch.device(device)
         self.wanted = [Quantizers.of(output.what) for output in outputs]
         used = {number for which in self.wanted if which.kind == "latents" for number in which.numbers}
         self._tables = {number: self._table(number) for number in used}

@@ -58,7 +58,7 @@ class LoadedDac(LoadedCodec):
             quantizer(one.codebook.weight, one.out_proj.weight, one.out_proj.bias)
             for one in self.model.quantizer.quantizers
         ]
-        super().__init__(codec.name, Codebooks(tuple(quantizers)), device, outputs)
+        super().__init__(codec, Codebooks(tuple(quantizers)), device, outputs)
 
     def encode_one(self, audio: "torch.Tensor") -> "torch.Tensor":
         return self.model.encode(self.codec.padded(audio)[None, None]).audio_codes[0]

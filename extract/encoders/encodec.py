@@ -78,7 +78,7 @@ class LoadedEncodec(LoadedCodec):
         self.bandwidth = self.model.config.target_bandwidths[-1]
         layers = self.model.quantizer.layers
         books = Codebooks(tuple(quantizer(layer.codebook.embed, None, None) for layer in layers))
-        super().__init__(codec.name, books, device, outputs)
+        super().__init__(codec, books, device, outputs)
 
     def encode_one(self, audio: "torch.Tensor") -> "torch.Tensor":
         return self.model.encode(audio[None, None], bandwidth=self.bandwidth).audio_codes[0, 0]

@@ -94,7 +94,7 @@ class LoadedMimi(LoadedCodec):
             for half in halves
             for layer in half.layers
         ]
-        super().__init__(codec.name, Codebooks(tuple(quantizers)), device, outputs)
+        super().__init__(codec, Codebooks(tuple(quantizers)), device, outputs)
 
     def encode_one(self, audio: "torch.Tensor") -> "torch.Tensor":
         return self.model.encode(audio[None, None], use_streaming=False).audio_codes[0]

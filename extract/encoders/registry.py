@@ -39,6 +39,8 @@ MODEL_TYPES = {
     "mimi": "mimi:Mimi",
     "xcodec": "xcodec:Xcodec",
     "higgs_audio_v2_tokenizer": "xcodec:HiggsAudioTokenizer",
+    "xcodec2": "xcodec2:Xcodec2",
+    "neucodec": "xcodec2:NeuCodec",
     "speechtokenizer": "speechtokenizer:SpeechTokenizer",
 }
 """transformers' model_type -> the class that encodes with it, as module:class of this package."""

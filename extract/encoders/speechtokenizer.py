@@ -74,15 +74,15 @@ class SpeechTokenizer(Codec):
         }
 
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> "LoadedSpeechTokenizer":
-        return LoadedSpeechTokenizer(self.name, load_model(self.folder, self.config), device, outputs)
+        return LoadedSpeechTokenizer(self, load_model(self.folder, self.config), device, outputs)
 
 
 class LoadedSpeechTokenizer(LoadedCodec):
     """The package's model."""
 
-    def __init__(self, name: str, model: Any, device: str, outputs: Sequence[Output]) -> None:
+    def __init__(self, codec: SpeechTokenizer, model: Any, device: str, outputs: Sequence[Output]) -> None:
         books = [Quantizer(layer.codebook.numpy().copy()) for layer in model.quantizer.vq.layers]
-        super().__init__(name, Codebooks(tuple(books)), device, outputs)
+        super().__init__(codec, Codebooks(tuple(books)), device, outputs)
         self.model = model.to(self.device)
 
     def encode_one(self, audio: "torch.Tensor") -> "torch.Tensor":

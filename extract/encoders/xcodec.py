@@ -119,7 +119,7 @@ class LoadedXcodec(LoadedCodec):
         for layer in self.model.quantizer.quantizers[: len(codec.codebook_sizes)]:
             out = getattr(layer, "project_out", None)
             quantizers.append(quantizer(layer.codebook.embed, out and out.weight, out and out.bias))
-        super().__init__(codec.name, Codebooks(tuple(quantizers)), device, outputs)
+        super().__init__(codec, Codebooks(tuple(quantizers)), device, outputs)
 
     def encode_one(self, audio: "torch.Tensor") -> "torch.Tensor":
         return self.model.encode(self.codec.padded(audio)[None, None]).audio_codes[0]

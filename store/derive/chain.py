@@ -14,9 +14,10 @@ from encodeonce.store.derive.transforms import read_transform
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.kmeans import KMeans
 from encodeonce.store.layout import FeatureSet, Output
+from encodeonce.store.noise import Ratio
 from encodeonce.store.quantize import keep
 
-Stored = tuple[np.ndarray, np.ndarray | None, float | None]
+Stored = tuple[np.ndarray, np.ndarray | None, Ratio | None]
 """The stored values `[T, D]`, the affine of int8, and the signal-to-noise ratio in dB where it is known."""
 Function = Callable[[Sequence[np.ndarray]], np.ndarray]
 """The frames `[T, D]` of each source, int8 restored -> those of the output."""
@@ -46,6 +47,12 @@ class Chain:
 def sources_of(output: Output) -> list[str]:
     """The names of the outputs that an output was derived from; none for what an encoder gave."""
     return output.derived_from.split(",") if output.derivation and output.derived_from else []
+
+
+def roots_of(outputs: Mapping[str, Output], name: str) -> list[str]:
+    """The names of what an output was derived from in the end: what an encoder gave; its own where it is that itself."""
+    sources = sources_of(outputs[name]) if name in outputs else []
+    return list(dict.fromkeys(root for source in sources for root in roots_of(outputs, source))) or [name]
 
 
 def chain_of(feature_set: FeatureSet, wanted: Iterable[Output]) -> Chain:

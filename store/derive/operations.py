@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from encodeonce.store.codebooks import Codebooks, read_codebooks, span_suffix
 from encodeonce.store.derive.fitting import fit_normalise, fit_pca
 from encodeonce.store.derive.sources import need_codes, need_features
@@ -69,7 +70,10 @@ class Cast(Operation):
         need_features(source, self.name)
         if source.dtype == self.dtype:
             raise StoreError(f"{source.name} is {self.dtype} already; give another --dtype")
-        return self._made(sources, base_name(source), source.width, source.what)
+        # What was lost stays lost: the plain name is for what an encoder gives in that dtype.
+        widened = np.dtype(self.dtype).itemsize > np.dtype(source.dtype).itemsize
+        base = f"{base_name(source)}-from-{source.dtype}" if widened else base_name(source)
+        return self._made(sources, base, source.width, source.what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +173,7 @@ class Units(Operation):
         need_features(source, self.name)
         kmeans = self.kmeans
         if not self.fits(feature_set):
-            raise StoreError(
-                f"the k-means was trained on {kmeans.encoder} ({kmeans.source['fingerprint'][:8]}), and "
-                f"{feature_set.path} holds another encoder's features; train one on these"
-            )
+            raise self.of_another_encoder(feature_set.path)
         if kmeans.width != source.width:
             raise StoreError(
                 f"the k-means has centres of {kmeans.width} dimensions ({kmeans.what} of {kmeans.encoder}), and {source.name} "
@@ -204,6 +205,14 @@ class Units(Operation):
         """Whether a feature set is of the encoder that the k-means was trained on."""
         ours, theirs = feature_set.identity, self.kmeans.source["identity"]
         return all(ours.get(field) == theirs.get(field) for field in IDENTITY)
+
+    def of_another_encoder(self, path: StorePath) -> StoreError:
+        """What to raise where nothing at a path fits."""
+        source = self.kmeans.source
+        return StoreError(
+            f"the k-means was trained on {source['output']['name']} of {self.kmeans.encoder} ({source['fingerprint'][:8]}), and "
+            f"{path} holds another encoder's features; train one on these"
+        )
 
     @property
     def codebooks(self) -> Codebooks:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from encodeonce.store.streaming.ahead import ShardsAhead
 from encodeonce.store.streaming.batches import Batch
@@ -20,6 +21,8 @@ class Span:
     taken: int
     worker: int
     workers: int
+    then: Callable[[Batch], Any] | None = None
+    """What threads make of each batch."""
     process: int = field(default_factory=os.getpid)
     """That reads: threads do not come along into one that is forked."""
 
@@ -49,7 +52,7 @@ class Reading:
         self.span, self._make, self._shards, self._prefetch = span, make, shards, prefetch
         self._last, self._afterwards, self.empty = len(todo) - 1, afterwards, not todo
         self._submitted = iter(enumerate(todo))
-        self._ahead: deque[tuple[Step, Future[Batch]]] = deque()
+        self._ahead: deque[tuple[Step, Future[tuple[Batch, Any]]]] = deque()
         self._done: Future[object] | None = None
         self._readers = ThreadPoolExecutor(threads, "read", begin_thread)
         self._fill()
@@ -59,22 +62,26 @@ class Reading:
         """Whether the last batch is on its way, and what comes afterwards is done."""
         return self._done is not None and self._done.done()
 
-    def take(self) -> tuple[Step, Batch] | None:
-        """The next step and its batch; None after the last."""
+    def take(self) -> tuple[Step, Batch, Any] | None:
+        """The next step, its batch, and what was made of that; None after the last."""
         self._fill()
         if not self._ahead:
             return None
         step, future = self._ahead.popleft()
-        return step, future.result()
+        return step, *future.result()
 
     def close(self) -> None:
         """Drop what has not begun."""
         self._shards.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
 
+    def _made(self, step: Step) -> tuple[Batch, Any]:
+        batch, then = self._make(step), self.span.then
+        return batch, batch if then is None else then(batch)
+
     def _fill(self) -> None:
         for number, step in islice(self._submitted, self._prefetch + 1 - len(self._ahead)):
             self._shards.reach(number)
-            self._ahead.append((step, self._readers.submit(self._make, step)))
+            self._ahead.append((step, self._readers.submit(self._made, step)))
             if number == self._last:
                 self._done = self._readers.submit(self._afterwards)

@@ -2,7 +2,7 @@
 
 import operator
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -211,16 +211,10 @@ class Stream:
         lacking = {"epoch", "batch", "plan"} - (state.keys() if isinstance(state, Mapping) else set())
         if lacking:
             raise StoreError(f"this is no state of a stream: it lacks {', '.join(sorted(lacking))}")
-        if state["plan"] != self.plan_hash:
-            ours = self.state_dict()
-            differing = [
-                f"{name}: {ours.get(name)} against {state.get(name)}"
-                for name in dict.fromkeys([*ours, *state])
-                if name not in ("epoch", "batch", "plan") and ours.get(name) != state.get(name)
-            ]
-            what = "; ".join(differing) or "the utterances of the store, or which outputs are streamed"
+        if differing := plan_differences(self.state_dict(), state):
             raise StoreError(
-                f"the state is of another plan and cannot be resumed here, ours against the state's: {what}"
+                f"the state is of another plan and cannot be resumed here, ours against the state's: {differing}; give the stream "
+                f"what it had, or begin that epoch anew with seek({state['epoch']})"
             )
         self.seek(state["epoch"], state["batch"])
 
@@ -257,28 +251,31 @@ class Stream:
 
         return StreamDataset(self)  # pyrefly: ignore[bad-argument-type]
 
-    def batches(self, worker: int = 0, workers: int = 1, go_on: bool = False) -> Iterator[Batch]:
+    def batches(
+        self, worker: int = 0, workers: int = 1, go_on: bool = False, then: Callable[[Batch], Any] | None = None
+    ) -> Iterator[Any]:
         """The rest of the epoch; of several workers that share a rank, each gives every so-manieth step of it.
 
         Args:
             go_on: begin to read the next epoch before this one has ended, for whoever will iterate again.
+            then: is given each batch in the thread that read it; what it returns is given instead of the batch.
         """
         begun = time.perf_counter()
         self._loop += 1
-        loop, reading, ended = self._loop, self._begin(worker, workers), False
+        loop, reading, ended = self._loop, self._begin(worker, workers, then), False
         epoch = reading.span.epoch
         try:
             while (taken := reading.take()) is not None:
-                step, batch = taken
+                step, batch, made = taken
                 if self._loop != loop:
                     raise StoreError("another loop over this stream has begun, or it was moved: this one cannot go on")
                 self._move(epoch, step.consumed)
                 # What is damaged is found out by all ranks together, when they have all come to the next epoch.
                 if go_on and self._next is None and self._damage is None and reading.all_under_way:
-                    self._next = self._read(Span(epoch + 1, 0, worker, workers))
+                    self._next = self._read(Span(epoch + 1, 0, worker, workers, then))
                 batch.record_use()
                 self.wait_seconds += time.perf_counter() - begun
-                yield batch
+                yield made
                 begun = time.perf_counter()
             ended = True
         finally:
@@ -287,9 +284,9 @@ class Stream:
                 self._next.close()
                 self._next = None
 
-    def _begin(self, worker: int, workers: int) -> Reading:
+    def _begin(self, worker: int, workers: int, then: Callable[[Batch], Any] | None) -> Reading:
         """The reading of what comes, which may be under way already."""
-        span, found = Span(self._epoch, self._taken, worker, workers), self._next
+        span, found = Span(self._epoch, self._taken, worker, workers, then), self._next
         self._next = None
         if found is not None and found.span != span:
             found.close()
@@ -366,3 +363,15 @@ class Stream:
                 f"{over} utterances are longer than frames_per_batch={most}, up to {self._lengths[worst]} frames ({name!r}); "
                 f"take a larger one, or leave them out with max_frames, or cut them with crop_frames"
             )
+
+
+def plan_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """What differs between the plans of two states of streams, ours against theirs; nothing where they are of one plan."""
+    if ours["plan"] == theirs["plan"]:
+        return ""
+    differing = [
+        f"{name}: {ours.get(name)} against {theirs.get(name)}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if name not in ("epoch", "batch", "plan") and ours.get(name) != theirs.get(name)
+    ]
+    return "; ".join(differing) or "the utterances of the store, or which outputs are streamed"
