@@ -60,6 +60,7 @@ ROWS = (
         ("adapter={name: perceiver, latents: 24, layers: 2, hidden: 256, heads: 4, feed_forward: 1024}",),
     ),
     Row("BiLSTM, CTC", CTC),
+    Row("BiLSTM on 500 k-means units, CTC", CTC, ("data.outputs=[units]",)),
     Row("Transformer, CTC", CTC, ("adapter={name: transformer, layers: 2, hidden: 192, feed_forward: 768}",)),
     Row("convolution + MLP, CTC", CTC, ("adapter={name: conv-mlp, strides: [2], kernel: 5, hidden: 256}",)),
     Row("concat-2 + MLP, CTC", CTC, ("adapter={name: concat-mlp, concat: 2, hidden: 512, layer_norm: true}",)),
@@ -104,7 +105,7 @@ class Trained:
 
 
 def make_store(folder: Path) -> Path:
-    """The demo's corpus and its mismatched twin, encoded; at once where that has been done."""
+    """The demo's corpus and its mismatched twin, encoded, with units; at once where that has been done."""
     corpus, store = folder / "corpus", folder / "features"
     corpus.mkdir(parents=True, exist_ok=True)
     for path in SPEECH.iterdir():
@@ -117,6 +118,8 @@ def make_store(folder: Path) -> Path:
     (corpus / f"{MISMATCHED}.jsonl").write_text("".join(mismatched))
     splits = f"train,{MISMATCHED},sentences,voice"
     _run(["extract-features", "--encoder", ENCODER, "--data", corpus, "--split", splits, "--store", store])
+    _run(["train-kmeans", store, "--split", "train", "--clusters", "500", "--to", folder / "km500"])
+    _run(["feature-store", "derive", "units", store, "--kmeans", folder / "km500"])
     return store
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from commands import Done, run
 from encodeonce.store import FeatureStore, FeatureWriter, NewUtterance, Output
+from encodeonce.store.errors import StoreError
 from encodeonce.store.moments import Usage
 from encodeonce.train.probe.characters import Characters, least_emissions, spoken
-from encodeonce.train.probe.cli import main
+from encodeonce.train.probe.cli import find_outputs, main
 from encodeonce.train.probe.head import Probe
 from encodeonce.train.probe.run import ProbeOptions, probe
 from encodeonce.train.probe.subset import EMISSIONS_A_SECOND, choose, emissions_a_frame
@@ -88,6 +89,105 @@ def test_the_layer_that_says_most_is_named_and_drawn(store, tmp_path):
     assert "character error rate" in (tmp_path / "probe.svg").read_text()
 
 
+def kept_otherwise(folder: Path) -> FeatureStore:
+    """Layers as the encoder gave them, and cast ones under other names; what is made of a layer; units."""
+
+    def output(name: str, what: str, dtype: str = "float32", parent: str | None = None) -> Output:
+        units = dtype == "uint16"
+        return Output(name, 1 if units else len(LETTERS), dtype, what, parent, codebook_sizes=(9,) if units else None)
+
+    outputs = [
+        output("units", "units(hidden_states[9])", "uint16", "layer-09-float32"),
+        output("layer-09-pca", "pca(hidden_states[9], 7)", "float32", "layer-09-float32"),
+        output("layer-09-normalised", "normalised(hidden_states[9])", "float32", "layer-09-float32"),
+        output("cast", "hidden_states[10]", "float16", "layer-10-int8"),
+        output("layer-10-int8", "hidden_states[10]", "int8"),
+        output("layer-09", "hidden_states[9]", "float16", "layer-09-float32"),
+        output("layer-09-float32", "hidden_states[9]"),
+        output("layer-02-int8", "hidden_states[2]", "int8", "layer-02"),
+        output("mean-09-10", "mean(hidden_states[9-10])"),
+        output("mean-of-layer-02-09", "mean(hidden_states[2], hidden_states[9])", "float32", "layer-02,layer-09"),
+        output("layer-03", "stack(hidden_states[3], 2)"),
+    ]
+    said = {f"utt-{i:03d}": text for i, text in enumerate(texts_of(20))}
+
+    def features(name: str) -> dict[str, np.ndarray]:
+        frames = one_hot(said[name])
+        form = {"float16": "f2", "float32": "f4", "int8": "f4"}
+        units = frames.argmax(1)[:, None].astype("u2")
+        return {one.name: units if one.dtype == "uint16" else frames.astype(form[one.dtype]) for one in outputs}
+
+    writer = FeatureWriter(folder, "toy", "dev", outputs, {"made": "for tests"}, 16_000, 320)
+    utterances = [NewUtterance(name, len(one_hot(text)), text=text) for name, text in said.items()]
+    assert not writer.write(utterances, features).failed
+    return FeatureStore(writer.path)
+
+
+def test_layers_are_known_by_what_they_hold_and_not_by_their_names(tmp_path):
+    kept = kept_otherwise(tmp_path)
+    found = {
+        asked: find_outputs(kept, asked, None)
+        for asked in (None, "all", "last", "9", "9, 2", "9-10,2", "mean:9-10,10", "10,2-2,10")
+    }
+    every = ["layer-02-int8", "layer-09-float32", "layer-10-int8"]  # of what the encoder gave and its cast: the first
+    assert found == {
+        None: every,
+        "all": every,
+        "last": every[2:],
+        "9": every[1:2],
+        "9, 2": every[:2],
+        "9-10,2": every,
+        "mean:9-10,10": ["layer-10-int8", "mean-09-10"],
+        "10,2-2,10": [every[0], every[2]],
+    }
+    done = probe_layers(kept, "--steps", "2", "--json", "--plot", str(tmp_path / "probe.svg"))
+    assert done.status == 0, done.err
+    assert [(entry["output"], entry["layer"]) for entry in done.json["outputs"]] == list(
+        zip(every, (2, 9, 10), strict=True)
+    )
+    drawn = (tmp_path / "probe.svg").read_text()
+    assert "<!-- layer -->" in drawn
+    assert "<!-- 09-float32 -->" not in drawn
+
+
+def test_a_derived_mean_is_found_by_its_layers(tmp_path):
+    outputs = [Output(f"layer-{n}", 7, "float32", f"hidden_states[{n}]") for n in (1, 2)]
+    derived = Output("ours", 7, "float32", "mean(hidden_states[1], hidden_states[2])", "layer-1,layer-2")
+    writer = FeatureWriter(tmp_path, "toy", "dev", [*outputs, derived], {"made": "for tests"}, 16_000, 320)
+    frames = one_hot("abc")
+    writer.write([NewUtterance("a", len(frames))], lambda name: dict.fromkeys(("layer-1", "layer-2", "ours"), frames))
+    assert find_outputs(FeatureStore(writer.path), "mean:1-2,2", None) == ["layer-2", "ours"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("3", "no layer 3 in"),
+        ("1-3", "there are layers 1, 2, 10"),
+        ("mean:1-2", "no mean:1-2 in"),
+        ("2-1", "2-1 runs backwards"),
+        ("mean:2", "'mean:2' is no layer; give all, last, numbers such as 9,18-24, or mean:18-24"),
+        ("layer-02", "'layer-02' is no layer"),
+        ("0-99999999999", "'0-99999999999' is no layer"),
+        ("", "'' is no layer"),
+    ],
+)
+def test_a_layer_that_is_not_stored_is_named_with_those_that_are(asked, words, store):
+    done = probe_layers(store, "--layers", asked)
+    assert (done.status, words in done.err) == (2, True), done.err
+
+
+def test_a_store_without_layers_has_none_to_choose(tmp_path):
+    writer = FeatureWriter(
+        tmp_path, "toy", "dev", [Output("units", 1, "uint16", "k-means")], {"made": "for tests"}, 16_000, 320
+    )
+    writer.write([NewUtterance("a", 3)], lambda name: {"units": np.zeros((3, 1), np.uint16)})
+    bare = FeatureStore(writer.path)
+    assert find_outputs(bare, None, None) == ["units"]
+    with pytest.raises(StoreError, match="there are no layers, but units"):
+        find_outputs(bare, "all", None)
+
+
 def test_a_probe_is_the_same_every_time_and_does_not_see_the_scale_of_a_layer(store):
     subset, options = choose(store, None, 0), replace(QUICK, steps=30)
     first, again, scaled = (probe(store, name, subset, options) for name in ("layer-02", "layer-02", "layer-10"))
@@ -159,6 +259,7 @@ def test_what_cannot_be_probed_is_one_line_that_says_the_way_out(store, tmp_path
     for where, arguments, words in (
         (silent, [], "4 have no text"),
         (store, ["--outputs", "layer-7"], "there are"),
+        (store, ["--layers", "2", "--outputs", "codes"], "give one of them"),
         (store, ["--device", "mps"], "take auto, cpu, cuda"),
         (store, ["--learning-rate", "nan"], "learning_rate nan"),
         (store, ["--plot", str(tmp_path / "probe.txt")], "give one such as probe.png"),

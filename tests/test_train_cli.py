@@ -1,5 +1,6 @@
 """train-adapter end to end on a small store, and what it says of bad input: a line, and exit status 2."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from encodeonce.train.cli import main
 from encodeonce.train.configure import parse_config
 from encodeonce.train.corpus import open_corpus, targets
 from encodeonce.train.data import TokenTable, TrainingData
+from encodeonce.train.run import moments
 
 LETTERS = "abcdef "
 FRAMES = 3
@@ -55,6 +57,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def digests(folder: Path) -> dict[Path, str]:
+    """The sha256 of every file of a store."""
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
 def values(store: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     """A configuration that trains in seconds."""
     return {
@@ -73,8 +80,9 @@ def train(config: dict[str, Any], folder: Path, *arguments: str) -> Done:
 
 
 def test_a_small_training_learns_and_goes_on_where_it_stopped(store, tmp_path):
-    config = values(store, tmp_path)
+    config, before = values(store, tmp_path), digests(store)
     done = train(config, tmp_path, "training.max_steps=30", "--json")
+    assert digests(store) == before, "a training only reads"
     assert done.status == 0, done.err
     report = done.json
     assert (report["ended"], report["steps"]) == ("finished", 30)
@@ -84,6 +92,11 @@ def test_a_small_training_learns_and_goes_on_where_it_stopped(store, tmp_path):
     assert 0 <= report["wait_share"] <= 1
     assert "Trained 30 of 30 steps" in done.out
     assert "2 have no text (train-0" in done.err
+    assert "Loss of ctc: ln(classes) for every emission" in done.err
+    assert [line.partition(" for ")[2] for line in done.err.splitlines() if line.startswith("Time: about")] == [
+        "30 steps, beside 1 validation",
+        "30 steps, 1 validation of 0 s included",
+    ]
 
     refused = train(config, tmp_path)
     assert refused.status == 2
@@ -98,6 +111,53 @@ def test_a_small_training_learns_and_goes_on_where_it_stopped(store, tmp_path):
     assert (
         parse_config(yaml.safe_load((tmp_path / "run" / "last" / "config.yaml").read_text())).training.max_steps == 60
     )
+    less = train(config, tmp_path, "resume_from_checkpoint=auto", "training.max_steps=40")
+    assert less.status == 0
+    assert "is at step 60, beyond the 40 that are asked for; raise training.max_steps" in less.out
+
+
+def test_a_training_goes_on_with_smaller_batches_and_without_an_utterance(store, tmp_path):
+    """What the errors of memory and of a loss that is not finite advise; the vocabulary of words stays what it was."""
+    words = {"objectives": {"ctc": {"units": "text"}}, "text": {"tokenizer": "words"}}
+    config = values(store, tmp_path, **words)
+    done = train(config, tmp_path, "training.max_steps=9", "--json")
+    assert done.status == 0, done.err
+    parameters = done.json["parameters"]
+    without = ["data.train_where=id != 'train-03'", "data.frames_per_batch=100"]
+    more = ["training.gradient_accumulation_steps=2", "training.max_steps=20", "resume_from_checkpoint=auto", "--json"]
+    on = train(config, tmp_path, *without, *more)
+    assert on.status == 0, on.err
+    assert "begins anew; now against then: utterances: 27 against 28" in on.err
+    assert "frames_per_batch: 100 against 200" in on.err
+    assert on.json["steps"] == 20
+    assert on.json["parameters"] == parameters
+
+
+def test_too_little_memory_before_the_first_step_is_a_line(store, tmp_path, monkeypatch):
+    def exhaust(*arguments, **options):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("encodeonce.train.run.build_model", exhaust)
+    done = train(values(store, tmp_path), tmp_path)
+    assert done.status == 2
+    assert done.err.splitlines()[-1].startswith("error: out of memory before the first step")
+    assert "data.frames_per_batch (200)" in done.err
+
+
+def test_moments_are_learnt_from_batches_of_their_own_size(store, tmp_path, monkeypatch):
+    data = {"store": str(store), "train": ["train"], "frames_per_batch": 10**9}
+    config = parse_config(values(store, tmp_path, data=data, input={"normalise": "moments"}))
+    corpus, sizes, stream = open_corpus(config), [], FeatureStore.stream
+    monkeypatch.setattr(
+        FeatureStore,
+        "stream",
+        lambda self, **options: sizes.append(options["frames_per_batch"]) or stream(self, **options),
+    )
+    ((mean, _),) = moments(config, corpus.train, [corpus.train.store.spec("letters")]) or []
+    frames = np.concatenate([one_hot(text) for text in corpus.train.texts])
+    np.testing.assert_allclose(mean, frames.mean(0), rtol=1e-6)
+    assert sizes
+    assert max(sizes) <= 10_000
 
 
 def test_a_dry_run_tells_counts_and_memory_and_writes_nothing(store, tmp_path):
@@ -107,6 +167,13 @@ def test_a_dry_run_tells_counts_and_memory_and_writes_nothing(store, tmp_path):
     assert done.json["memory"]["total"] == sum(v for k, v in done.json["memory"].items() if k != "total")
     assert done.json["epoch_batches"] >= 3
     assert not (tmp_path / "run").exists()
+    missing = train(values(store, tmp_path), tmp_path, "--dry-run", "init_from=runs/nowhere")
+    assert missing.status == 0, missing.err
+    assert "init_from=runs/nowhere: no such folder yet" in missing.err
+    assert (
+        "error: init_from=runs/nowhere: no such folder"
+        in train(values(store, tmp_path), tmp_path, "init_from=runs/nowhere").err
+    )
 
 
 def test_the_clock_stops_a_training_that_a_later_one_goes_on_with(store, tmp_path):
@@ -135,7 +202,8 @@ def test_the_clock_stops_a_training_that_a_later_one_goes_on_with(store, tmp_pat
         (["data.train_where=speaker == 'w'"], "are in the dev set"),
         (["data.frames_per_batch=20"], "longer than data.frames_per_batch=20"),
         (["data.max_seconds=0.1"], "longer than data.max_seconds=0.1"),
-        (["adapter.concat=9"], "more text than CTC has emissions for"),
+        (["adapter.concat=9"], "emissions for, by adapter.concat=9 and objectives.ctc.emissions=1"),
+        (["output_dir=/dev/null/x"], "output_dir=/dev/null/x cannot be made: /dev/null is a file: give a folder"),
         (["llm.model=./nowhere", "objectives.llm={}"], "nowhere"),
         (["training.learnig_rate=1"], "did you mean learning_rate?"),
     ],
@@ -281,8 +349,21 @@ def test_texts_that_have_changed_end_what_was_learnt_with_their_vocabulary(tmp_p
         loop = ["training.max_steps=2"] if folder == "old" else ["training.max_steps=4"]
         last = train(config, tmp_path, *loop, "resume_from_checkpoint=auto")
     assert last.status == 2
-    assert "have changed, and with them the vocabulary (ctc)" in last.err
+    assert "the texts that are trained on now hold what its vocabulary (ctc) lacks" in last.err
     begun = train(config, tmp_path, *loop, f"init_from={tmp_path / 'run'}", f"output_dir={tmp_path / 'anew'}")
     assert begun.status == 0, begun.err
     assert "Began with 2 tensors" in begun.err
     assert "another vocabulary, so words and classes are learnt anew" in begun.err
+
+
+def test_cores_that_others_hold_are_told_with_the_threads_that_are_left(store, tmp_path, monkeypatch):
+    config = values(store, tmp_path, adapter={"name": "concat-mlp", "concat": 1, "hidden": 8}, objectives={"ctc": {}})
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    told = {}
+    for load in (0.5, 1.2):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        run = f"output_dir={tmp_path / str(load)}"
+        told[load] = train(config, tmp_path, "training.max_steps=1", "training.threads=2", run).err
+    assert "other processes" not in told[0.5]
+    assert "other processes keep 1.2 of 2 cores busy" in told[1.2]
+    assert "training.threads=1" in told[1.2]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,14 @@ from encodeonce.train.checks import check_config, objective_weights
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.configure import about, as_values, load_config, override, parse_config, recipes, to_yaml
 from encodeonce.train.errors import TrainingError
-from encodeonce.train.estimate import estimate, saved_bytes
+from encodeonce.train.estimate import FOUR_BIT_BYTES, estimate, saved_bytes
 from encodeonce.train.llm.config import LLMConfig
 from encodeonce.train.objectives.config import LLMLossConfig, ObjectivesConfig
+from encodeonce.train.objectives.contrastive import Contrastive
+from encodeonce.train.objectives.ctc import CTC
+from encodeonce.train.objectives.generation import Generation
+from encodeonce.train.objectives.language_model import LanguageModelObjective
+from encodeonce.train.objectives.matching import Matching
 from encodeonce.train.shapes import llm_shape
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,8 +216,6 @@ def test_what_is_written_is_read_again(adapter, seed, rate, splits, condition):
 
 def test_every_option_is_told_in_the_docs():
     """docs/training.md names each option of every section."""
-    from pathlib import Path
-
     text = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
     missing = [
         f"{section.name}.{option.name}"
@@ -222,6 +226,19 @@ def test_every_option_is_told_in_the_docs():
     ]
     assert not missing
     assert all(f"`{name}`" in text for name in RECIPES if not name.startswith("demo-"))
+
+
+def test_what_a_reasonable_loss_is_stands_in_the_docs():
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+    for objective in (Contrastive, Matching, Generation, CTC, LanguageModelObjective):
+        assert objective.reasonable in text, objective.name
+
+
+def test_four_bits_take_what_bitsandbytes_takes_for_them():
+    quantised = pytest.importorskip("bitsandbytes.functional")
+    packed, state = quantised.quantize_4bit(torch.randn(512, 1024), quant_type="nf4", compress_statistics=True)
+    size = sum(part.nbytes for part in (packed, state.absmax, state.state2.absmax))
+    assert size / (512 * 1024) == FOUR_BIT_BYTES
 
 
 def test_a_7b_language_model_has_as_many_parameters_as_its_makers_say():

@@ -1,11 +1,13 @@
 """The training loop: the same gradient however a batch is cut, going on exactly, and what is kept when something goes wrong."""
 
+import io
 import json
 import math
 import os
 import resource
 import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jiwer
@@ -15,12 +17,16 @@ from encodeonce.store import FeatureStore
 from encodeonce.train.checkpoint import Fingerprints, check_fits, load_checkpoint, load_trainable, save_checkpoint
 from encodeonce.train.config import LoopConfig, Phase
 from encodeonce.train.errors import TrainingError
+from encodeonce.train.forecast import Forecast
 from encodeonce.train.loop import Trainer, TrainingReport
 from encodeonce.train.metrics import read_metrics
 from encodeonce.train.optimiser import MovingAverage, learning_rate_factor, parameter_groups
+from encodeonce.train.parts import Part
+from encodeonce.train.progress import TrainingProgress
 from encodeonce.train.randomness import random_state, seed_all, set_random_state
 from encodeonce.train.step import Stepper
 from encodeonce.train.validation import Validation, pick_sample, validate
+from rich.console import Console
 from safetensors.torch import load_file
 from streams import frames_of, make_store
 from torch import multiprocessing
@@ -157,6 +163,87 @@ def test_of_equal_word_error_rates_the_lower_loss_is_better(stores, tmp_path, mo
     assert [line["best"] for line in lines] == [True, False, True, True, False]
     assert (report.best or {})["step"] == 4
     assert "NaN" not in (tmp_path / "out" / "metrics.jsonl").read_text()
+
+
+def told_by(stores, monkeypatch, config, *found: tuple[float, float]) -> tuple[Trainer, list[bool], str]:
+    """A training whose validations find these word error rates and losses; which of them are the best, and what it says."""
+    values, said = iter(found), io.StringIO()
+
+    def told(*arguments):
+        wer, loss = next(values)
+        return Validation({"ctc": loss, "stg": loss}, loss, wer, wer, ())
+
+    monkeypatch.setattr("encodeonce.train.loop.validate", told)
+    progress = TrainingProgress()
+    progress.console = Console(file=said, soft_wrap=True)
+    trainer = Trainer(config, toy_model(), ToyData(*stores), ranks_of(config), progress)
+    first = trainer.step
+    trainer.train()
+    lines = [line for line in read_metrics(Path(config.output_dir)) if "wer" in line and line["step"] > first]
+    return trainer, [line["best"] for line in lines], said.getvalue()
+
+
+def test_what_is_best_so_far_is_told_by_what_is_asked_for_now(stores, tmp_path, monkeypatch):
+    begun = toy_config(tmp_path / "out", max_steps=2, eval_steps=1, best="wer")
+    assert told_by(stores, monkeypatch, begun, (0.5, 1.0), (0.6, 0.9))[1] == [True, False]
+    config = toy_config(tmp_path / "out", resume="auto", max_steps=4, eval_steps=1, best="loss", patience=2)
+    trainer, best, said = told_by(stores, monkeypatch, config, (0.7, 0.8), (0.4, 1.1))
+    assert best == [True, False], "0.8 is below 1.0, whatever the word error rates"
+    assert trainer.best is not None
+    assert (trainer.best.step, trainer.best.misses) == (3, 1)
+    assert "sought anew" not in said
+
+
+def test_what_was_measured_on_another_dev_set_is_no_best_any_more(stores, tmp_path, monkeypatch):
+    begun = toy_config(tmp_path / "out", max_steps=1, eval_steps=1)
+    told_by(stores, monkeypatch, begun, (0.1, 0.1))
+    config = toy_config(tmp_path / "out", resume="auto", max_steps=3, eval_steps=1, eval_utterances=4)
+    _, best, said = told_by(stores, monkeypatch, config, (0.5, 1.0), (0.6, 1.0))
+    assert best == [True, False]
+    assert "the dev set, or its sample, is another than before: the best, of step 1, is sought anew" in said
+
+
+def test_other_batches_begin_the_epoch_anew_with_all_else_kept(stores, tmp_path):
+    options: dict[str, Any] = {"max_steps": None, "epochs": 3, "eval_steps": 100}
+    data = ToyData(*stores)
+    epoch = len(data.train)
+    assert epoch > 2
+    interrupted = dies_at(epoch + 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    report, weights = run(stores, toy_config(tmp_path / "out", **options), interrupted)
+    assert (report.steps, report.epoch) == (epoch + 3, 1)
+    config, said = toy_config(tmp_path / "out", resume="auto", **options), io.StringIO()
+    data.train.stream = stores[0].stream(frames_per_batch=350, dtype="float32", columns=())
+    progress = TrainingProgress()
+    progress.console = Console(file=said, soft_wrap=True)
+    trainer = Trainer(config, toy_model(), data, ranks_of(config), progress)
+    told = (
+        "the batches are others than before: epoch 1 begins anew; now against then: frames_per_batch: 350 against 700"
+    )
+    assert told in said.getvalue()
+    state = data.train.state_dict()
+    assert (trainer.step, state["epoch"], state["batch"]) == (epoch + 3, 1, 0)
+    assert_same(dict(trainer.model.trainable()), weights)
+    assert trainer.stepper.optimiser.state_dict()["state"], "the optimiser's moments are kept"
+    now = len(data.train)
+    assert now > 1.5 * epoch
+    assert trainer.total == epoch + 3 + round((2 * epoch - 3) / epoch * now), "as many epochs as were left"
+    assert trainer.train().ended == "finished"
+
+
+def test_the_time_is_told_after_a_few_steps_and_again_with_the_first_validation():
+    part = Part(0, 0, 100, {"ctc": 1.0}, 0.1, final=True)
+    forecast = Forecast(eval_steps=40, max_minutes=None)
+    told = [forecast.stepped(step, part, in_steps=5 + 0.6 * step, in_all=0) for step in range(1, 41)]
+    assert (
+        [line for line in told if line] == [told[10]] == ["Time: about 1 min 00 s for 100 steps, beside 3 validations"]
+    )
+    assert forecast.validated(20.0) == "Time: about 2 min 00 s for 100 steps, 3 validations of 20 s included"
+    assert forecast.validated(20.0) is None
+    later = Part(1, 100, 200, {"ctc": 1.0}, 0.1, final=True)
+    resumed = Forecast(eval_steps=None, max_minutes=2)
+    slow = [resumed.stepped(step, later, in_steps=step * 6.0, in_all=0) for step in range(151, 158)]
+    limit = "Time: about 5 min 00 s for 50 steps; training.max_minutes=2 ends it near step 170"
+    assert slow == [None, None, None, None, limit, None, None], "after 20 seconds"
 
 
 def test_two_ranks_equal_one_with_twice_the_batches(stores, tmp_path, unused_port):
@@ -334,7 +421,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(stores, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
             with pytest.raises(
-                TrainingError, match=r"cannot write the checkpoint of step 10.*step-000005 stands whole"
+                TrainingError,
+                match=r"cannot write the checkpoint of step 10 in .*: no space left on .*; step-000005 stands whole",
             ):
                 run(stores, toy_config(tmp_path / "out", resume="auto", log_steps=100))
         finally:

@@ -83,7 +83,7 @@ class TrainStream(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on there; StoreError where the state is of another plan."""
+        """Go on there; StoreError where the state is of another plan (`plan_differences`)."""
         ...
 
 

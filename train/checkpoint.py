@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from encodeonce.store.errors import StoreError
-from encodeonce.store.files import fsync_path, make_folder, read_json, remove_tree
+from encodeonce.store.files import FULL, fsync_path, make_folder, read_json, remove_tree
 from encodeonce.train.batch import FeatureIdentity
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.configure import as_values, load_config, to_yaml
@@ -51,6 +51,7 @@ MODEL_SECTIONS = ("adapter", "objectives", "input", "text", "llm", "phases")
 """Sections of a configuration that a run which goes on cannot change."""
 TEXT_OPTIONS = ("data.target", "data.lower")
 """Neither these: what is said would be something else."""
+RESUME = "resume_from_checkpoint=auto goes on"
 OF_A_VOCABULARY = ("adapter.text.words.", "adapter.text.bias", "adapter.ctc_head.", "objectives.ctc.head.linear.")
 """Beginnings of names of tensors with a row for each word or class."""
 
@@ -134,6 +135,24 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         raise TrainingError(
             f"{folder / FINGERPRINTS} is damaged, or of another version: {error}; take another checkpoint"
         ) from error
+
+
+def find_checkpoint(config: TrainConfig) -> Checkpoint | None:
+    """What a training goes on from; nothing where it begins.
+
+    Raises:
+        TrainingError: `output_dir` holds another training; or it is no checkpoint.
+    """
+    wanted, output_dir = config.resume_from_checkpoint, Path(config.output_dir)
+    last = output_dir / LAST
+    if wanted == "auto":
+        return load_checkpoint(last) if last.is_dir() else None
+    found = None if wanted is None else load_checkpoint(wanted)
+    if last.is_dir() and (found is None or found.folder.parent != output_dir.resolve()):
+        raise TrainingError(
+            f"{output_dir} holds a training at {last.resolve().name}: {RESUME} with it; or give another output_dir"
+        )
+    return found
 
 
 def check_fits(checkpoint: Checkpoint, ours: Fingerprints, llm: bool = True) -> None:
@@ -248,11 +267,10 @@ def save_checkpoint(
         fsync_path(output_dir)
         for link in [BEST] * best + [LAST]:
             _point(output_dir / link, name)
-    except (OSError, RuntimeError, StoreError) as error:  # torch.save and atomic_write wrap what the disk says
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+    except (OSError, RuntimeError, StoreError) as error:
         raise TrainingError(
-            f"cannot write the checkpoint of step {step} in {output_dir}: {reason}; {_standing(output_dir)}: free space, "
-            f"and go on with resume_from_checkpoint=auto"
+            f"cannot write the checkpoint of step {step} in {output_dir}: {_reason(error, output_dir)}; {_standing(output_dir)}: "
+            f"free space, and go on with resume_from_checkpoint=auto"
         ) from error
     finally:
         remove_tree(temporary)
@@ -292,6 +310,16 @@ def _point(link: Path, name: str) -> None:
     temporary.symlink_to(name)
     os.replace(temporary, link)
     fsync_path(link.parent)
+
+
+def _reason(error: BaseException, output_dir: Path) -> str:
+    """What the disk said; torch.save and atomic_write raise errors of their own over it."""
+    said: BaseException | None = error
+    while said is not None:
+        if isinstance(said, OSError):
+            return f"no space left on {output_dir}" if said.errno in FULL else said.strerror or str(said)
+        said = said.__cause__ or said.__context__
+    return str(error).splitlines()[0]
 
 
 def _standing(output_dir: Path) -> str:

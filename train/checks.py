@@ -251,9 +251,12 @@ def _training(config: TrainConfig) -> Iterator[str]:
 
 
 def _folders(config: TrainConfig) -> Iterator[str]:
-    if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
-        yield f"output_dir={config.output_dir} is a file: give a folder"
-    if config.resume_from_checkpoint is None and (Path(config.output_dir) / "last").is_dir():
+    output_dir = Path(config.output_dir)
+    there = next((folder for folder in (output_dir, *output_dir.parents) if folder.exists()), output_dir)
+    if there.exists() and not there.is_dir():
+        where = "is" if there == output_dir else f"cannot be made: {there} is"
+        yield f"output_dir={config.output_dir} {where} a file: give a folder"
+    if config.resume_from_checkpoint is None and (output_dir / "last").is_dir():
         yield (
             f"output_dir={config.output_dir} holds a training: resume_from_checkpoint=auto goes on with it; or give another output_dir"
         )

@@ -96,7 +96,7 @@ class TokenStream:
 
     def __iter__(self) -> Iterator[TrainBatch]:
         """The rest of the epoch; the next one begins to be read before it ends."""
-        return map(self._tokenised.batch, self._stream.batches(go_on=True))
+        return self._stream.batches(go_on=True, then=self._tokenised.batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands; see `Stream.state_dict`."""

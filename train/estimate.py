@@ -24,8 +24,8 @@ TOKENS_A_SECOND = 3.5
 """Word pieces of read English; LibriSpeech's are 2.7 words and some 3.4 pieces of BERT's a second."""
 CHARACTERS_A_SECOND = 15.0
 CHARACTERS = 32
-FOUR_BIT_BYTES = 0.5 + 4 / 64
-"""Of a parameter in NF4: four bits, and a float32 scale for each 64 (Dettmers et al. 2023)."""
+FOUR_BIT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Of a parameter in NF4: four bits, a scale in 8 bits for each 64, and a float32 one for each 256 of those (Dettmers et al. 2023)."""
 PREFETCHED = 5
 """Batches that the stream holds: four ahead, one in use."""
 

@@ -1,5 +1,6 @@
 """The training loop: steps of a global batch that is the same however it is cut, validation, checkpoints, and going on exactly."""
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -10,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from encodeonce.store.streaming.stream import plan_differences
 from encodeonce.train.batch import Batches, TrainBatch
 from encodeonce.train.checkpoint import (
-    LAST,
+    RESUME,
     Checkpoint,
     Fingerprints,
     begin_with,
     check_fits,
     check_same_model,
+    find_checkpoint,
     load_checkpoint,
     load_trainable,
     other_vocabularies,
@@ -25,6 +28,7 @@ from encodeonce.train.checkpoint import (
 )
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.errors import TrainingError
+from encodeonce.train.forecast import Forecast
 from encodeonce.train.interrupts import Interrupts
 from encodeonce.train.metrics import memory_bytes
 from encodeonce.train.optimiser import MovingAverage, make_optimiser, trainable_parameters
@@ -40,7 +44,6 @@ if TYPE_CHECKING:
     from encodeonce.train.model import AdapterModel
 
 Ended = Literal["finished", "early", "minutes", "interrupted"]
-RESUME = "resume_from_checkpoint=auto goes on"
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,13 @@ class Best:
     """The best validation so far, and how many have come since."""
 
     step: int
-    value: tuple[float, ...]
-    """What is to be small: the word error rate, where that is asked for, and then the loss."""
     dev: dict[str, Any]
     misses: int = 0
+
+    def value(self, by: Literal["wer", "loss"]) -> tuple[float, ...]:
+        """What is to be small: the word error rate, where that is asked for, and then the loss."""
+        loss = math.inf if math.isnan(self.dev["loss"]) else self.dev["loss"]
+        return (self.dev["wer"], loss) if by == "wer" and self.dev["wer"] is not None else (loss,)
 
 
 class Trainer:
@@ -107,13 +113,18 @@ class Trainer:
         self.output_dir = Path(config.output_dir)
         self.fingerprints = Fingerprints.of(data.identity, model)
         self.sample = pick_sample(data.dev_ids, self.loop.eval_utterances, config.seed)
+        self.dev_set = hashlib.sha256("\n".join([*sorted(data.dev_ids), "", *self.sample]).encode()).hexdigest()
+        """What the dev set and its sample are; measured on another, no checkpoint is better than a later one."""
         self.step, self.saved_at = 0, -1
         self.best: Best | None = None
         self.average: MovingAverage | None = None
         self._batches: Iterator[TrainBatch] | None = None
         seed_all(config.seed + 1_000_003 * ranks.rank)  # every rank draws masks of its own
-        found = self._find_checkpoint()
+        found = find_checkpoint(config)
         state = self._read(found) if found else None
+        self.other_plan = plan_differences(data.train.state_dict(), state["stream"]) if state else ""
+        self.epoch_steps: int | None = None
+        """Of the first epoch, where epochs are what is asked for."""
         self.rest = self._rest_steps(state)
         self.parts = plan_parts(config, self.rest)
         self.stepper = Stepper(self.model, ranks, self.loop.clip_norm, find_unused=bool(config.phases))
@@ -139,7 +150,8 @@ class Trainer:
             TrainingError: a loss that is not finite, too little memory, a disk that is full; what was good is kept.
         """
         ended: Ended = "finished"
-        reporting = Reporting(self.output_dir, self.ranks, self.progress, self.step, self.loop)
+        forecast = Forecast(self.loop.eval_steps if self.data.dev_ids else None, self.max_minutes)
+        reporting = Reporting(self.output_dir, self.ranks, self.progress, self.step, self.loop, forecast)
         self.model.train()
         try:
             with Interrupts() as interrupts, self.progress.steps(self.total):
@@ -165,7 +177,7 @@ class Trainer:
         except (MemoryError, RuntimeError) as error:
             if not is_short_of_memory(error):
                 raise
-            raise TrainingError(f"out of memory after step {self.step}: {self._advice()}; {RESUME}") from error
+            raise TrainingError(f"out of memory after step {self.step}: {self._advice()}") from error
         finally:
             self._batches = None  # which ends the threads that read ahead
             reporting.close()
@@ -196,7 +208,7 @@ class Trainer:
         self.step += 1
         if self.average:
             self.average.update()
-        reporting.meter.add(step)
+        reporting.stepped(step, self.step, part)
         if self.step % self.loop.log_steps == 0 or self.step in (1, part.end):
             reporting.trained(step, self.step, self.total, epoch, part, rate)
 
@@ -235,11 +247,10 @@ class Trainer:
         with self._averaged():
             found = validate(self.model, self.data.dev, part.weights, sample, self.ranks, self.config.seed)
         dev = {"loss": found.loss, "losses": found.losses, "wer": found.wer, "cer": found.cer}
-        loss = math.inf if math.isnan(found.loss) else found.loss
-        value = (found.wer, loss) if self.loop.best == "wer" and found.wer is not None else (loss,)
-        is_best = part.final and (self.best is None or value < self.best.value)
+        measured, by = Best(self.step, dev), self.loop.best
+        is_best = part.final and (self.best is None or measured.value(by) < self.best.value(by))
         if is_best:
-            self.best = Best(self.step, value, dev)
+            self.best = measured
         elif part.final and self.best:
             self.best.misses += 1
         # A run that is killed from here on goes on before this line, and drops it, or behind it.
@@ -257,11 +268,13 @@ class Trainer:
             "step": self.step,
             "rest": self.rest,
             "epochs": self.loop.epochs,
+            "epoch_steps": self.epoch_steps,
             "batches_per_step": self._batches_per_step,
             "world_size": self.ranks.world_size,
             "stream": dict(stream or self.data.train.state_dict()),
             "random": self.ranks.gather(random_state(self.ranks.device)),
             "best": None if self.best is None else asdict(self.best),
+            "dev_set": self.dev_set,
             **self.stepper.state_dict(),
         }
         if self.average:
@@ -277,24 +290,14 @@ class Trainer:
         self.ranks.wait()
         self.saved_at = self.step
 
-    def _find_checkpoint(self) -> Checkpoint | None:
-        wanted, last = self.config.resume_from_checkpoint, self.output_dir / LAST
-        if wanted == "auto":
-            return load_checkpoint(last) if last.is_dir() else None
-        found = None if wanted is None else load_checkpoint(wanted)
-        if last.is_dir() and (found is None or found.folder.parent != self.output_dir.resolve()):
-            raise TrainingError(
-                f"{self.output_dir} holds a training at {last.resolve().name}: {RESUME} with it; or give another output_dir"
-            )
-        return found
-
     def _read(self, found: Checkpoint) -> dict[str, Any]:
         check_fits(found, self.fingerprints)
         check_same_model(found, self.config)
         if other := other_vocabularies(found, self.model):
             raise TrainingError(
-                f"{found.folder} cannot be resumed: the texts of {self.config.data.store} have changed, and with them the vocabulary "
-                f"({', '.join(other)}); begin anew in another output_dir with init_from={found.folder}"
+                f"{found.folder} cannot be resumed: the texts that are trained on now hold what its vocabulary ({', '.join(other)}) "
+                f"lacks: take those of {self.config.data.store} that it was learnt from, or begin anew in another output_dir with "
+                f"init_from={found.folder}"
             )
         return found.state()
 
@@ -304,28 +307,30 @@ class Trainer:
 
     def _rest_steps(self, state: Mapping[str, Any] | None) -> int:
         """Steps after the phases. Epochs are as many steps as the first one has batches for; where a step takes another number
-        of batches than before, what is left is counted anew."""
+        of batches than before, or batches are others, what is left is counted anew."""
         loop = self.loop
         if loop.max_steps is not None:
             return loop.max_steps
         if loop.epochs is None:
             raise TrainingError("training: neither max_steps nor epochs is given: say how long to train")
-        an_epoch = -(-len(self.data.train) // loop.gradient_accumulation_steps)
+        an_epoch = self.epoch_steps = -(-len(self.data.train) // loop.gradient_accumulation_steps)
         if state is None or state["epochs"] is None:
             return loop.epochs * an_epoch
         done = max(0, state["step"] - sum(phase.steps for phase in self.config.phases))
         left = (state["rest"] - done) * state["batches_per_step"] / self._batches_per_step
+        if self.other_plan and state.get("epoch_steps"):
+            left = (state["rest"] - done) / state["epoch_steps"] * an_epoch
         return max(done, done + round(left + (loop.epochs - state["epochs"]) * an_epoch))
 
     def _resume(self, found: Checkpoint, state: Mapping[str, Any]) -> None:
         load_trainable(self.model, {**found.tensors(), **state["weights"]})
         self.step = self.saved_at = state["step"]
-        self.data.train.load_state_dict(state["stream"])
-        self.best = None if state["best"] is None else Best(**state["best"])
         ranks = ""
         if state["world_size"] != self.ranks.world_size:
             ranks = f", on {self.ranks.world_size} ranks after {state['world_size']}: at the same place of the data"
         self.progress.say(f"Going on after step {self.step:,} of {self.total:,} ({found.folder.name}){ranks}")
+        self._go_on_with_data(state["stream"])
+        self._remember_best(found, state)
         part = next((part for part in self.parts if part.first < self.step < part.end), None)
         if part:  # the state of a part that is over is of no use to the next
             self._begin(part)
@@ -334,6 +339,28 @@ class Trainer:
                 self.average.load(state["average"], state["updates"])
         if self.ranks.rank < len(state["random"]):
             set_random_state(state["random"][self.ranks.rank], self.ranks.device)
+
+    def _go_on_with_data(self, stream: Mapping[str, Any]) -> None:
+        """At the next batch; where the batches are others now, at the first one of the epoch that was interrupted."""
+        if self.other_plan:
+            self.progress.say(
+                f"warning: the batches are others than before: epoch {stream['epoch']} begins anew; now against then: {self.other_plan}"
+            )
+            stream = {**self.data.train.state_dict(), "epoch": stream["epoch"], "batch": 0}
+        self.data.train.load_state_dict(stream)
+
+    def _remember_best(self, found: Checkpoint, state: Mapping[str, Any]) -> None:
+        """The best so far, by what is asked for now; measured on another dev set it compares with nothing that comes."""
+        best = state["best"]
+        if best is None:
+            return
+        if state.get("dev_set", self.dev_set) != self.dev_set:
+            self.progress.say(
+                f"warning: the dev set, or its sample, is another than before: the best, of step {best['step']:,}, is sought anew"
+            )
+            return
+        misses = best["misses"] if found.config.training.best == self.loop.best else 0
+        self.best = Best(best["step"], best["dev"], misses)
 
     def _begin_with(self, found: Checkpoint) -> None:
         check_fits(found, self.fingerprints, llm=False)
@@ -355,8 +382,8 @@ class Trainer:
             self._save(stream=before)
         kept = f"step {self.saved_at} is kept" if self.saved_at > 0 else "nothing was kept, there was no good step"
         raise TrainingError(
-            f"step {self.step + 1}: {wrong}; the weights are those before it, {kept}: look at these utterances, or lower "
-            f"training.learning_rate ({self.loop.learning_rate:g}); {RESUME}"
+            f"step {self.step + 1}: {wrong}; the weights are those before it, {kept}: look at these utterances, leave them out with "
+            f"data.train_where, or lower training.learning_rate ({self.loop.learning_rate:g}); {RESUME}"
         )
 
     def _advice(self) -> str:
@@ -365,5 +392,5 @@ class Trainer:
         more = "" if self.loop.gradient_checkpointing else ", or set training.gradient_checkpointing=true"
         return (
             f"lower data.frames_per_batch ({frames}) and raise training.gradient_accumulation_steps ({steps}) as much, "
-            f"which trains the same{more}"
+            f"which trains the same{more}; {RESUME}, its epoch from the beginning"
         )

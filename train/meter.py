@@ -54,6 +54,11 @@ class Meter:
         return rates
 
     @property
+    def seconds(self) -> float:
+        """Of steps, from the beginning."""
+        return time.perf_counter() - self._begun - self._idle
+
+    @property
     def wait_share(self) -> float:
         """Of this rank's time in steps, from the beginning."""
-        return self._waited / max(time.perf_counter() - self._begun - self._idle, 1e-9)
+        return self._waited / max(self.seconds, 1e-9)

@@ -10,7 +10,7 @@ import torch
 from encodeonce.store.files import read_json
 from encodeonce.store.layout import Output
 from encodeonce.store.reader import FeatureStore
-from encodeonce.train.adapters.base import Adapter
+from encodeonce.train.adapters.base import Adapter, AdapterConfig
 from encodeonce.train.adapters.compressed import CompressedConfig
 from encodeonce.train.checkpoint import SIZES, TOKENIZER, Checkpoint, check_fits, load_trainable
 from encodeonce.train.config import TrainConfig
@@ -24,7 +24,7 @@ from encodeonce.train.objectives.language_model import LanguageModelObjective, S
 from encodeonce.train.objectives.matching import Matching
 from encodeonce.train.qformer import QFormer
 from encodeonce.train.tokenizer import Tokenizer
-from encodeonce.train.vocabularies import load_tokenizer, make_tokenizer
+from encodeonce.train.vocabularies import Vocabulary, load_tokenizer, make_tokenizer
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -68,6 +68,16 @@ class Vocabularies:
         if units == "llm" and words is not None:
             rows = tuple(sorted({number for said in texts for number in words.encode(said)}))
         return cls(text, characters, rows)
+
+    def say(self, texts: Sequence[str], words: "Words | None" = None) -> bool:
+        """Whether there are some, and they have all that is in texts."""
+        learnt = [tokenizer for tokenizer in (self.text, self.ctc) if isinstance(tokenizer, Vocabulary)]
+        if not learnt and self.rows is None:
+            return False
+        known = all(tokenizer.unknown not in tokenizer.encode(text) for tokenizer in learnt for text in texts)
+        if self.rows is None or words is None:
+            return known
+        return known and set(self.rows).issuperset(number for text in texts for number in words.encode(text))
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads; nothing where there is no vocabulary."""
@@ -198,7 +208,7 @@ class AdapterModel(nn.Module):
         if objective == "ctc":
             least = torch.tensor([least_frames(text) for text in texts], dtype=torch.int64)
             emissions = embeddings * self._objective(CTC, objective).emissions
-            return {"more text than CTC has emissions for": least > emissions}
+            return {f"more text than CTC has emissions for, by {self._emission_options}": least > emissions}
         llm, most = _there(self.llm), _there(self.config.llm).max_tokens
         full = [not llm.room(n, length) for n, length in zip(embeddings.tolist(), tokens.tolist(), strict=True)]
         return {
@@ -211,6 +221,15 @@ class AdapterModel(nn.Module):
         """Tokens of a text at most: what the configuration says, and what the Q-Former has positions for beside the special ones."""
         most = self.config.text.max_tokens
         return min(most, self.adapter.sizes.body.positions - 2) if isinstance(self.adapter, QFormer) else most
+
+    @property
+    def _emission_options(self) -> str:
+        """What tells how many emissions CTC has for an utterance, with the values."""
+        adapter, ctc = self.config.adapter, self.config.objectives.ctc
+        told = [f"adapter.{name}={_shown(getattr(adapter, name))}" for name in adapter.rate_options]
+        if ctc and ctc.units != "llm" and not isinstance(adapter, CompressedConfig):
+            told.append(f"objectives.ctc.emissions={ctc.emissions}")
+        return " and ".join(told) or f"adapter {adapter.name}"
 
     def _ctc_encoder(self, read: Callable[[str], list[int]] | None) -> Callable[[str], list[int]]:
         head = self._objective(CTC, "ctc").head
@@ -242,6 +261,7 @@ def build_model(
     texts: Sequence[str],
     moments: Sequence[tuple[ArrayLike, ArrayLike]] | None = None,
     device: torch.device | str = "cpu",
+    kept: Vocabularies | None = None,
 ) -> AdapterModel:
     """The model of a configuration on a device, its weights drawn from torch's generator, or BERT's.
 
@@ -249,12 +269,15 @@ def build_model(
         outputs: of the store, in the order in which they are read.
         texts: to train on; vocabularies are learnt from them.
         moments: mean and variance `[D]` of each output, for `input.normalise=moments`.
+        kept: vocabularies of the training that this one goes on with; taken instead where they have all that is in `texts`, which may
+            be others by now.
 
     Raises:
         TrainingError: options that contradict each other or the store, or a pretrained model that is not to be had.
     """
     llm = _load_llm(config, device)
-    vocabularies = Vocabularies.learn(config, texts, None if llm is None else llm.words)
+    words = None if llm is None else llm.words
+    vocabularies = kept if kept and kept.say(texts, words) else Vocabularies.learn(config, texts, words)
     features = FeatureInput(config.input, outputs, moments)
     adapter = config.adapter.build(features.width, _classes(config, vocabularies))
     return _assemble(config, features, adapter, vocabularies, llm).to(device)
@@ -385,6 +408,13 @@ def _text_tokenizer(config: TrainConfig, texts: Sequence[str]) -> Tokenizer:
 
         folder = find_bert(bert)
     return make_tokenizer(config.text.tokenizer, texts, folder)
+
+
+def _shown(value: object) -> str:
+    """An option's value as one writes it."""
+    if isinstance(value, AdapterConfig):
+        return value.name
+    return str(list(value)) if isinstance(value, tuple) else "null" if value is None else str(value)
 
 
 def _there(thing: Thing | None) -> Thing:

@@ -9,6 +9,7 @@ from encodeonce.store.errors import StoreError
 from encodeonce.store.files import make_folder
 from encodeonce.train.config import LoopConfig
 from encodeonce.train.curves import draw_curves
+from encodeonce.train.forecast import Forecast
 from encodeonce.train.meter import Meter
 from encodeonce.train.metrics import Metrics, memory_bytes
 from encodeonce.train.parts import Part
@@ -22,9 +23,18 @@ DRAW_SECONDS = 60.0
 
 
 class Reporting:
-    """Of one run; `step` is where it begins."""
+    """Of one run; `step` is where it begins, and `forecast` tells its time."""
 
-    def __init__(self, folder: Path, ranks: Ranks, progress: TrainingProgress, step: int, config: LoopConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ranks: Ranks,
+        progress: TrainingProgress,
+        step: int,
+        config: LoopConfig,
+        forecast: Forecast,
+    ) -> None:
+        self.forecast = forecast
         self.folder, self.ranks, self.progress, self.eval_steps = folder, ranks, progress, config.eval_steps
         self.begun, self.meter = time.monotonic(), Meter()
         self._metrics: Metrics | None = None
@@ -38,8 +48,13 @@ class Reporting:
         """Since the run began."""
         return time.monotonic() - self.begun
 
+    def stepped(self, step: Step, number: int, part: Part) -> None:
+        """Step `number` is done."""
+        self.meter.add(step)
+        self._tell(self.forecast.stepped(number, part, self.meter.seconds, self.seconds))
+
     def trained(self, step: Step, number: int, total: int, epoch: int, part: Part, learning_rate: float) -> None:
-        """Step `number` of `total` is done; every rank says so."""
+        """What is told of step `number` of `total`, and those since the last one that was told; every rank says so."""
         speed, memory = self.meter.lap(self.ranks), memory_bytes(self.ranks.device)
         if self._metrics is None:
             return
@@ -72,6 +87,11 @@ class Reporting:
             self.progress.say(f"  {example.id}")
             self.progress.say(f"    said    {example.said}")
             self.progress.say(f"    written {example.written}")
+        self._tell(self.forecast.validated(seconds))
+
+    def _tell(self, line: str | None) -> None:
+        if line is not None:
+            self.progress.say(line)
 
     def draw(self) -> None:
         """The curves so far; a picture that cannot be drawn ends no training."""

@@ -1,31 +1,41 @@
 """A training from its configuration to its report: checks, corpus, model, data, loop."""
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from encodeonce.store.devices import find_device
 from encodeonce.store.layout import Output
 from encodeonce.store.moments import Moments, measure
+from encodeonce.train.checkpoint import TOKENIZER, check_same_model, find_checkpoint
 from encodeonce.train.checks import check_config, text_is_read, warnings
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.corpus import Corpus, LeftOut, Part, open_corpus
 from encodeonce.train.data import TrainingData, open_stream
+from encodeonce.train.errors import TrainingError
 from encodeonce.train.estimate import Estimate, count_parameters, estimate
 from encodeonce.train.loop import Trainer, TrainingReport
-from encodeonce.train.model import build_model
+from encodeonce.train.model import Vocabularies, build_model
 from encodeonce.train.pretrained import find_bert, find_llm
 from encodeonce.train.probe.subset import shuffled
 from encodeonce.train.progress import TrainingProgress, span
 from encodeonce.train.randomness import seed_all
 from encodeonce.train.ranks import Ranks
+from encodeonce.train.step import is_short_of_memory
 from encodeonce.train.vocabularies import make_tokenizer
 
 MOMENT_UTTERANCES = 2000
 """From so many the mean and deviation of each dimension are learnt: some hours of speech, a million frames."""
+MOMENT_FRAMES = 10_000
+"""Of a batch that they are learnt from; what is trained on at once may be more than they need."""
 
+OWN_LOAD = 0.7
+"""Of a core: what a process has added to the minute's load while it was loading."""
 ENDED = {
     "finished": "Trained",
     "early": "Stopped early after",
@@ -49,6 +59,11 @@ class Outcome:
     def summary(self) -> str:
         """How it ended, in a line."""
         report, best = self.report, ""
+        if report.steps > report.total_steps:
+            return (
+                f"Nothing to train: {report.output_dir} is at step {report.steps:,}, beyond the {report.total_steps:,} that are asked for; "
+                f"raise training.max_steps to go on"
+            )
         if report.best:
             words = "" if report.best.get("wer") is None else f", {report.best['wer']:.1%} of the words wrong"
             best = f"; best at step {report.best['step']:,}: dev loss {report.best['loss']:.3f}{words}"
@@ -77,7 +92,23 @@ def run_training(config: TrainConfig, progress: TrainingProgress) -> Outcome:
         TrainingError: it contradicts itself, does not fit the store, or the training cannot go on.
         StoreError: no such store, split or output.
     """
+    try:
+        return _run(config, progress)
+    except (MemoryError, RuntimeError) as error:
+        if not is_short_of_memory(error):
+            raise
+        raise TrainingError(
+            f"out of memory before the first step: the model, the texts or the batches that are read ahead do not fit: take a smaller "
+            f"adapter or llm.quantise=4bit, lower data.frames_per_batch ({config.data.frames_per_batch}), or train on fewer "
+            f"utterances with data.limit; --dry-run tells what takes how much"
+        ) from error
+
+
+def _run(config: TrainConfig, progress: TrainingProgress) -> Outcome:
     tell = _prepare(config, progress)
+    found = find_checkpoint(config)
+    if found is not None:
+        check_same_model(found, config)
     ranks = Ranks(config.training)
     corpus = open_corpus(config)
     outputs = [corpus.train.store.spec(name) for name in corpus.outputs]
@@ -88,6 +119,7 @@ def run_training(config: TrainConfig, progress: TrainingProgress) -> Outcome:
         texts=corpus.train.texts,
         moments=moments(config, corpus.train, outputs),
         device=ranks.device,
+        kept=None if found is None else Vocabularies.load(found.folder / TOKENIZER),
     )
     data = TrainingData(config, corpus, model, ranks.device)
     trained, frozen = count_parameters(model)
@@ -97,6 +129,11 @@ def run_training(config: TrainConfig, progress: TrainingProgress) -> Outcome:
         told = estimate(config, outputs, corpus.train.store.frame_rate, words, ranks.device.type == "cuda")
         for line in Estimate(trained, frozen, told.memory).lines():
             tell(line)
+        for name, objective in model.objectives.items():
+            tell(f"Loss of {name}: {objective.reasonable}")
+        alone_on_cpu = ranks.device.type == "cpu" and ranks.world_size == 1
+        if alone_on_cpu and (busy := crowded(torch.get_num_threads(), os.cpu_count() or 1, os.getloadavg()[0])):
+            tell(f"warning: {busy}")
     return Outcome(Trainer(config, model, data, ranks, progress).train(), trained, frozen, data)
 
 
@@ -128,6 +165,10 @@ def plan_training(config: TrainConfig, progress: TrainingProgress) -> Plan:
     Raises:
         TrainingError, StoreError: as `run_training`; texts that are too long are found by it alone.
     """
+    begun = config.init_from
+    if begun not in (None, "auto") and not Path(begun).is_dir():
+        progress.say(f"init_from={begun}: no such folder yet; a training needs it, what is told here does not")
+        config = replace(config, init_from=None)
     tell = _prepare(config, progress, fetch=False)
     corpus = open_corpus(config)
     outputs = [corpus.train.store.spec(name) for name in corpus.outputs]
@@ -149,6 +190,23 @@ def _prepare(config: TrainConfig, progress: TrainingProgress, fetch: bool = True
         bert = getattr(config.adapter, "bert", None)
         _ = bert and find_bert(bert), config.llm and find_llm(config.llm.model)
     return progress.say
+
+
+def crowded(threads: int, cores: int, load: float) -> str | None:
+    """What to say where other processes hold cores that a training on a CPU is about to use; nothing where they do not.
+
+    Threads that share an operation wait for each other: where one core of two was taken, two threads trained a tenth as fast.
+
+    Args:
+        load: processes that ran during the last minute, on average.
+    """
+    if threads == 1 or load + threads < cores + OWN_LOAD:
+        return None
+    spare = max(1, round(cores - load))
+    return (
+        f"other processes keep {load:.1f} of {cores} cores busy, and {threads} threads that wait for each other lose more by "
+        f"that than they gain: training.threads={spare}"
+    )
 
 
 def tell_data(tell: Tell, learnt: Part, held_out: Part | None) -> None:
@@ -177,7 +235,7 @@ def moments(config: TrainConfig, part: Part, outputs: Sequence[Output]) -> list[
     found = []
     for output in outputs:
         stream = part.store.stream(
-            frames_per_batch=max(longest, config.data.frames_per_batch),
+            frames_per_batch=max(longest, MOMENT_FRAMES),
             where=pc.field("id").isin(chosen),
             outputs=output.name,
             columns=(),

@@ -75,6 +75,8 @@ class AdapterConfig(ABC):
     """In configurations and in the registry."""
     ordered: ClassVar[bool] = True
     """As `Adapter.ordered`: what a configuration is checked by, before anything is built."""
+    rate_options: ClassVar[tuple[str, ...]] = ()
+    """By which options it tells how many embeddings an utterance has; where CTC needs more, they are named."""
     has_text: ClassVar[bool] = False
     """It has a text side, which stc, stm and stg are trained through."""
 

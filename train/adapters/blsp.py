@@ -14,6 +14,7 @@ class BLSPConfig(AdapterConfig):
     """Convolutions with stride 2 and GELU, and LayerNorm, down, GELU, up with a residual path around."""
 
     name: ClassVar[str] = "blsp"
+    rate_options: ClassVar[tuple[str, ...]] = ("convolutions",)
     convolutions: int = 3
     """Each halves the frames."""
     kernel: int = 5

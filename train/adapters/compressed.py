@@ -22,6 +22,7 @@ class CompressedConfig(AdapterConfig):
     """An encoder of frames, a CTC head on it, runs of one class averaged, and Transformer layers over what that leaves."""
 
     name: ClassVar[str] = "ctc-compressed"
+    rate_options: ClassVar[tuple[str, ...]] = ("encoder",)
     encoder: AdapterConfig = field(default_factory=RecurrentConfig)
     """Any adapter that follows time."""
     drop_blanks: bool = False

@@ -17,6 +17,7 @@ class ConcatConfig(AdapterConfig):
     """SLAM-ASR's projector is linear, ReLU, linear: the last is the language model's own projection into its width."""
 
     name: ClassVar[str] = "concat-mlp"
+    rate_options: ClassVar[tuple[str, ...]] = ("concat",)
     concat: int = 5
     """Frames that become one; zeros fill up the last one."""
     hidden: int = 2048

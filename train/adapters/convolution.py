@@ -16,6 +16,7 @@ class ConvolutionConfig(AdapterConfig):
     """Convolutions in time with GELU, then linear, GELU, linear."""
 
     name: ClassVar[str] = "conv-mlp"
+    rate_options: ClassVar[tuple[str, ...]] = ("strides",)
     strides: tuple[int, ...] = (2, 2)
     """Of the convolutions, one after the other."""
     kernel: int = 3

@@ -19,6 +19,7 @@ class PoolingConfig(AdapterConfig):
     """Layers of self-attention whose queries, keys and values are pooled by convolutions; each halves the frames."""
 
     name: ClassVar[str] = "m-adapter"
+    rate_options: ClassVar[tuple[str, ...]] = ("layers",)
     layers: int = 3
     hidden: int = 512
     """Width of the layers and of the embeddings."""

@@ -115,6 +115,7 @@ class WindowQFormerConfig(QFormerOptions):
     """A few queries for each window of frames (SALMONN's: one for 17 frames of 20 ms, two layers, cross_every 1)."""
 
     name: ClassVar[str] = "window-qformer"
+    rate_options: ClassVar[tuple[str, ...]] = ("window_frames", "stride_frames", "queries_per_window")
     window_frames: int = 17
     stride_frames: int | None = None
     """From the beginning of a window to that of the next. None: a window, so that none overlap."""

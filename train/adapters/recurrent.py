@@ -15,6 +15,7 @@ class RecurrentConfig(AdapterConfig):
     """Layers of LSTMs, one in each direction."""
 
     name: ClassVar[str] = "bilstm"
+    rate_options: ClassVar[tuple[str, ...]] = ("concat",)
     layers: int = 1
     hidden: int = 256
     """Of each direction; embeddings have twice the width."""

@@ -18,6 +18,7 @@ class TransformerConfig(AdapterConfig):
     """Pre-norm layers with sinusoidal positions (Vaswani et al. 2017, Xiong et al. 2020)."""
 
     name: ClassVar[str] = "transformer"
+    rate_options: ClassVar[tuple[str, ...]] = ("strides", "concat")
     layers: int = 4
     hidden: int = 256
     """Width of the layers and of the embeddings."""

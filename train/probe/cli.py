@@ -1,7 +1,6 @@
 """probe-layers: which layer of an encoder to take."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from encodeonce.store.command import run_command
 from encodeonce.store.devices import find_device
+from encodeonce.store.errors import StoreError
 from encodeonce.store.objects import StorePath
 from encodeonce.store.params import StorePathParam
 from encodeonce.store.progress import progress
 from encodeonce.store.reader import FeatureStore
+from encodeonce.train.probe.layers import chosen_layers, stored_layers
 
 if TYPE_CHECKING:
     from encodeonce.train.probe.run import Probed, ProbeOptions
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 @click.argument("path", default="features", type=StorePathParam())
 @click.option("--encoder", help="Which feature set of a store.")
 @click.option("--split", help="Which split.")
-@click.option("--outputs", help="Outputs to probe, e.g. layer-06,units.  [default: every layer-NN, else every output]")
+@click.option(
+    "--layers", help="Layers to probe, e.g. 1-6,9, all, mean:4-6.  [default: every stored layer, else every output]"
+)
+@click.option("--outputs", help="Outputs to probe by name instead, e.g. layer-06-int8,units.")
 @click.option("--limit", default=1000, type=click.IntRange(2), help="Use at most so many utterances, picked at random.")
 @click.option("--steps", default=800, type=click.IntRange(1), help="Steps of training for each output.")
 @click.option("--batch-seconds", default=40.0, help="Audio of a batch.")
@@ -42,6 +46,7 @@ def probe_layers(
     path: StorePath,
     encoder: str | None,
     split: str | None,
+    layers: str | None,
     outputs: str | None,
     limit: int,
     steps: int,
@@ -60,11 +65,13 @@ def probe_layers(
     from encodeonce.train.probe.run import ProbeOptions
     from encodeonce.train.probe.subset import choose
 
+    if layers is not None and outputs is not None:
+        raise StoreError("--layers and --outputs both say what to probe; give one of them")
     if plot is not None:
         check_picture(plot)
     options = ProbeOptions(steps, seed, batch_seconds, learning_rate, find_device(device))
     with FeatureStore(path, encoder, split) as store:
-        names = find_outputs(store, outputs)
+        names = find_outputs(store, layers, outputs)
         subset = choose(store, limit, seed)
         click.echo(describe(subset), err=True)
         probes = run_probes(store, names, subset, options)
@@ -77,16 +84,17 @@ def probe_layers(
             click.echo(json.dumps(as_object(store, subset, options, probes, best)))
 
 
-def find_outputs(store: FeatureStore, wanted: str | None) -> list[str]:
-    """The outputs to probe, in the order asked for; by default every layer by number, and every output where there is none.
+def find_outputs(store: FeatureStore, layers: str | None, outputs: str | None) -> list[str]:
+    """The outputs to probe: the layers or the outputs asked for; by default every layer, and every output where there is none.
 
     Raises:
-        StoreError: there is no output of that name.
+        StoreError: there is no such layer or output.
     """
-    if wanted is not None:
-        return list(dict.fromkeys(store.spec(name.strip()).name for name in wanted.split(",")))
-    layers = [name for name in store.outputs if re.fullmatch(r"layer-\d+", name)]
-    return sorted(layers, key=lambda name: int(name.removeprefix("layer-"))) or store.outputs
+    if layers is not None:
+        return chosen_layers(store, layers)
+    if outputs is not None:
+        return list(dict.fromkeys(store.spec(name.strip()).name for name in outputs.split(",")))
+    return list(stored_layers(store).values()) or store.outputs
 
 
 def run_probes(store: FeatureStore, names: Sequence[str], subset: "Subset", options: "ProbeOptions") -> "list[Probed]":

@@ -37,12 +37,12 @@ def draw(probes: Sequence[Probed], title: str, path: Path) -> None:
     axes = figure.add_subplot()
     rates = [100 * found.cer for found in probes]
     best = rates.index(min(rates))
-    layers = all(found.output.startswith("layer-") for found in probes)
+    layers = all(found.layer is not None for found in probes) and len({found.layer for found in probes}) == len(probes)
     axes.plot(rates, "o-" if layers else "o", color=BLUE, lw=1.4, ms=5)
     axes.plot(best, rates[best], "o", color=BLUE, ms=11, mfc="none", mew=1.6)
     for place, rate in enumerate(rates):
         axes.annotate(f"{rate:.1f}", (place, rate), (0, 9), textcoords="offset points", ha="center", fontsize=8)
-    names = [found.output.removeprefix("layer-") if layers else found.output for found in probes]
+    names = [f"{found.layer}" if layers else found.output for found in probes]
     axes.set_xticks(range(len(names)), names, rotation=0 if layers else 30, ha="center" if layers else "right")
     axes.set(
         title=title,

@@ -19,6 +19,7 @@ from encodeonce.store.streaming.stream import Stream
 from encodeonce.train.probe.characters import Characters
 from encodeonce.train.probe.ctc import recognise, train
 from encodeonce.train.probe.head import Probe
+from encodeonce.train.probe.layers import layer_of
 from encodeonce.train.probe.subset import Subset, emissions_a_frame
 
 
@@ -46,6 +47,8 @@ class Probed:
     """What a probe of an output came to on the held-out utterances."""
 
     output: str
+    layer: int | None
+    """The number of the layer that the output holds; None: it is no layer."""
     width: int
     dtype: str
     loss: float
@@ -84,7 +87,7 @@ def probe(store: FeatureStore, output: str, subset: Subset, options: ProbeOption
         )
     said, found = list(subset.held_out.values()), [heard[utterance] for utterance in subset.held_out]
     cer, wer = float(jiwer.cer(said, found)), float(jiwer.wer(said, found))
-    return Probed(output, spec.width, spec.dtype, loss, cer, wer, time.perf_counter() - begun)
+    return Probed(output, layer_of(spec), spec.width, spec.dtype, loss, cer, wer, time.perf_counter() - begun)
 
 
 def _stream(store: FeatureStore, output: str, ids: Iterable[str], options: ProbeOptions, **form: Any) -> Stream:
