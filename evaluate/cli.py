@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from encodeonce.evaluate.progress import EvaluationProgress
     from encodeonce.evaluate.scoring import Task
 
-GO_ON = "everything decoded so far is kept; run the same command again to go on"
+GO_ON = "what is decoded and what BERTScore has computed is kept; run the same command again to go on"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 DECODING = (
@@ -29,6 +29,7 @@ DECODING = (
     "top_p",
     "seed",
     "no_repeat_ngram",
+    "tokens_per_second",
     "frames_per_batch",
     "precision",
     "language_model",
@@ -36,7 +37,7 @@ DECODING = (
     "word_bonus",
 )
 """Options that are those of `DecodeOptions`, beside --prompt."""
-OF_A_CHECKPOINT = ("store", "encoder", "where", "limit", "target", "attention", "prompt", *DECODING)
+OF_A_CHECKPOINT = ("store", "encoder", "where", "limit", "target", "attention", "word_times", "prompt", *DECODING)
 OF_TEXTS = ("references", "format", "allow_missing", "allow_extra")
 
 
@@ -66,6 +67,9 @@ OF_TEXTS = ("references", "format", "allow_missing", "allow_extra")
 @click.option("--top-p", type=float, help="Of sample.  [default: 1]")
 @click.option("--seed", type=int, help="Of sample.  [default: 0]")
 @click.option("--no-repeat-ngram", type=click.IntRange(1), help="Never write the same so many tokens twice.")
+@click.option(
+    "--tokens-per-second", type=float, help="What may be written of the audio.  [default: 12; of characters 36]"
+)
 @click.option("--frames-per-batch", default=20_000, type=click.IntRange(1), help="Frames decoded at a time.")
 @click.option("--precision", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]), help="Of the adapter.")
 @click.option(
@@ -77,7 +81,7 @@ OF_TEXTS = ("references", "format", "allow_missing", "allow_extra")
 @click.option(
     "--task",
     type=click.Choice(["recognition", "translation", "labels"]),
-    help="What is scored.  [default: as --target is]",
+    help="What is scored.  [default: as --target is: text, translation:..., metadata:...]",
 )
 @click.option("--language", help="Of the texts, for normalisation: en, de, ...  [default: as the data say]")
 @click.option("--bert", help="For BERTScore: a folder, a name or a hub id.  [default: what is at hand]")
@@ -86,7 +90,15 @@ OF_TEXTS = ("references", "format", "allow_missing", "allow_extra")
     "--compare", type=FOLDER, help="Test against an earlier evaluation in this folder, utterance by utterance."
 )
 @click.option("--attention", type=click.IntRange(0), help="Utterances whose attention is drawn.  [default: 3]")
+@click.option(
+    "--word-times",
+    type=click.Path(exists=True, path_type=Path),
+    help="When words are said, to hold attention against: a CTM file, a TextGrid, or a folder of them.",
+)
 @click.option("--audio", type=FOLDER, help="Where the corpora are: the report plays what it shows.")
+@click.option(
+    "--resynthesis", multiple=True, type=FOLDER, help="What evaluate-resynthesis wrote: the report shows its rates."
+)
 @click.option("--also", multiple=True, type=click.Choice(["icefall", "sclite", "espnet"]), help="Their files too.")
 @click.option("--report/--no-report", default=True, help="Write the page; the numbers are always written.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
@@ -105,6 +117,7 @@ def evaluate_adapter(context: click.Context, as_json: bool, quiet: bool, verbose
     from encodeonce.evaluate.finish import Wanted
     from encodeonce.evaluate.normalise import find_normaliser
     from encodeonce.evaluate.progress import EvaluationProgress
+    from encodeonce.evaluate.report.resynthesis import read_rates
     from encodeonce.evaluate.scoring import ScoreOptions
     from encodeonce.store.devices import find_device
 
@@ -116,8 +129,18 @@ def evaluate_adapter(context: click.Context, as_json: bool, quiet: bool, verbose
         leave_out=options["leave_out"],
         device=find_device(options["device"]),
     )
-    wanted = Wanted(scoring=scoring, compare=options["compare"], report=options["report"], also=options["also"])
+    wanted = Wanted(
+        scoring=scoring,
+        compare=options["compare"],
+        resynthesis=tuple(map(read_rates, options["resynthesis"])),
+        report=options["report"],
+        also=options["also"],
+    )
     with EvaluationProgress(quiet) as progress:
+        if scoring.task == "labels" and options["task"] is None:
+            progress.say(
+                "The target is metadata: its texts are scored as labels; --task recognition counts their words"
+            )
         found = _evaluate(options, wanted, progress)
     _show(found, verbose)
     if as_json:
@@ -137,20 +160,31 @@ def _check_kind(context: click.Context, options: dict[str, Any]) -> None:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option, other = name.replace("_", "-"), "CHECKPOINT" if texts else "--hypotheses"
             raise EvaluationError(f"--{option} belongs to {other}: leave it out, or give {other}")
+    if options["word_times"] is not None:
+        if not options["attention"]:
+            raise EvaluationError(
+                "--word-times needs --attention N: say how many utterances are drawn and held against them"
+            )
+        if not options["report"]:
+            raise EvaluationError(
+                "--word-times is for what is drawn, and --no-report draws nothing: leave one of them out"
+            )
     if texts and len(options["split"]) > 1:
         raise EvaluationError("--hypotheses are of one test set: give one --split")
 
 
 def _task(options: dict[str, Any]) -> "Task":
-    """What is scored: translations where the target is one, which a checkpoint says where the command does not."""
+    """What is scored: as the target is, which a checkpoint says where the command does not."""
     if options["task"] is not None:
         return options["task"]
+    from encodeonce.evaluate.scoring import task_of
+
     target = options["target"]
     if target is None and options["checkpoint"] is not None:
         from encodeonce.train.checkpoint import load_checkpoint
 
         target = load_checkpoint(options["checkpoint"]).config.data.target
-    return "translation" if target is not None and target.startswith("translation:") else "recognition"
+    return task_of(target)
 
 
 def _evaluate(options: dict[str, Any], wanted: "Wanted", progress: "EvaluationProgress") -> "dict[str, Finished]":
@@ -169,7 +203,10 @@ def _evaluate(options: dict[str, Any], wanted: "Wanted", progress: "EvaluationPr
         prompt=() if prompt is None else tuple(line.text for line in read_lines(prompt)),
         **{name: options[name] for name in DECODING},
     )
-    names = ("checkpoint", "store", "encoder", "where", "limit", "target", "device", "attention", "audio", "output")
+    names = (
+        *("checkpoint", "store", "encoder", "where", "limit", "target", "device", "attention", "word_times", "audio"),
+        "output",
+    )
     request = CheckpointRequest(
         splits=tuple(dict.fromkeys(options["split"])), decoding=decoding, **{name: options[name] for name in names}
     )

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
+from encodeonce.evaluate.decoding.batches import utterance_batches
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.evaluation import Score
 from encodeonce.evaluate.metrics.intervals import Bootstrap, Clusters
@@ -28,7 +27,6 @@ from encodeonce.train.objectives.matching import Matching
 from torch import Tensor
 
 Kind = TypeVar("Kind", bound=Objective)
-FRAMES_PER_BATCH = 4000
 TEXTS_PER_BATCH = 64
 MOST = 10_000
 """Utterances at most, for time and memory go with the square of their number; of more a sample is taken."""
@@ -135,20 +133,8 @@ def _batches(
     model: AdapterModel, store: FeatureStore, outputs: Sequence[str], spoken: Retrievable, device: torch.device | str
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Rows of `spoken`, and what the adapter reads of them: features `[B, T, D]` and lengths `[B]`."""
-    row = {name: number for number, name in enumerate(spoken.ids)}
-    stream = store.stream(
-        frames_per_batch=max(FRAMES_PER_BATCH, int(store.frames.max())),
-        outputs=list(outputs),
-        where=pc.field("id").isin(pa.array(spoken.ids)),
-        columns=(),
-        shuffle="none",
-        dtype="float32",
-        rank=0,
-        world_size=1,
-    )
-    for batch in stream:
-        values = [torch.as_tensor(values).to(device) for values, _ in batch.outputs.values()]
-        yield [row[name] for name in batch.ids], *model.input(values, torch.as_tensor(batch.lengths).to(device))
+    for rows, batch in utterance_batches(store, outputs, store.indices(spoken.ids), device):
+        yield rows, *model.input(batch.outputs, batch.lengths)
 
 
 def _objective(model: AdapterModel, kind: type[Kind]) -> Kind | None:

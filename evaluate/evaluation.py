@@ -6,8 +6,12 @@ from typing import Any, Literal
 
 from encodeonce.evaluate.hypotheses import Hypothesis
 
+Task = Literal["recognition", "translation", "labels", "resynthesis"]
+"""What references are: what was said, what it means in another language, a label; or what was said in audio that a codec made."""
 Unit = Literal["fraction", "points", "ratio"]
 """A fraction is shown in percent (WER may exceed 1); points are out of 100 (BLEU, chrF); a ratio is shown as it is (real-time factor)."""
+RESYNTHESIS = "resynthesis"
+"""The task of an evaluation of a codec, and the name of the rates among the details of any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Evaluation:
         utterances: that have a reference.
         unscored: utterances without a reference.
         skipped: metrics that could not be computed, and the way out.
-        task: what the references are.
+        task: what the references are; `resynthesis` is recognition of audio that a codec made.
         details: tables beside the scores, such as `labels` (precision and recall by label) or `retrieval`.
         config, versions: of the run; `config` has `checkpoint`, `store`, `split`, `decoding` where there are such.
     """
@@ -92,7 +96,7 @@ class Evaluation:
     utterances: Sequence[Scored]
     unscored: Sequence[Hypothesis] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
-    task: Literal["recognition", "translation", "labels"] = "recognition"
+    task: Task = "recognition"
     details: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

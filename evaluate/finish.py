@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from encodeonce.evaluate.errors import EvaluationError
-from encodeonce.evaluate.evaluation import Evaluation
+from encodeonce.evaluate.evaluation import RESYNTHESIS, Evaluation
 from encodeonce.evaluate.formats.espnet import espnet_tables
 from encodeonce.evaluate.formats.icefall import write_errs, write_recogs
 from encodeonce.evaluate.formats.sclite import write_trn
 from encodeonce.evaluate.hypotheses import read_hypotheses
 from encodeonce.evaluate.metrics.significance import Comparison, compare
+from encodeonce.evaluate.report.analysis import analyse
 from encodeonce.evaluate.report.extras import Extras
 from encodeonce.evaluate.report.page import PAGE, TEXT, write_report
 from encodeonce.evaluate.report.results import RESULTS, SAMPLES, write_results
+from encodeonce.evaluate.report.resynthesis import CodecRates
 from encodeonce.evaluate.scoring import METRICS, ScoreOptions, score
 from encodeonce.store.files import atomic_write, read_json
 
@@ -26,6 +28,7 @@ class Wanted:
     Attributes:
         compare: the folder of an earlier evaluation, or one that has such folders by the names of the test sets.
         report: whether the page and its text are written; the numbers always are.
+        resynthesis: rates of codecs, which the report shows beside the system's.
         also: names of `WRITERS`.
 
     Raises:
@@ -34,6 +37,7 @@ class Wanted:
 
     scoring: ScoreOptions
     compare: Path | None = None
+    resynthesis: tuple[CodecRates, ...] = ()
     report: bool = True
     also: tuple[str, ...] = ()
 
@@ -61,6 +65,8 @@ def finish(name: str, evaluation: Evaluation, folder: Path, wanted: Wanted, extr
         EvaluationError: the earlier evaluation has no utterance in common, or other texts.
         StoreError: the folder cannot be written.
     """
+    if wanted.resynthesis:
+        evaluation = replace(evaluation, details={**evaluation.details, RESYNTHESIS: list(wanted.resynthesis)})
     comparison = None
     if wanted.compare is not None:
         comparison = compare(evaluation, earlier(wanted.compare, name, wanted.scoring), common_only=True)
@@ -69,7 +75,7 @@ def finish(name: str, evaluation: Evaluation, folder: Path, wanted: Wanted, extr
     if wanted.report:
         report = write_report(folder, evaluation, extras, comparisons)
     else:
-        write_results(folder, evaluation, comparisons, datetime.now(UTC))
+        write_results(folder, evaluation, analyse(evaluation), comparisons, datetime.now(UTC))
         for page in (PAGE, TEXT):
             (folder / page).unlink(missing_ok=True)  # of other numbers
     for kind in wanted.also if evaluation.utterances else ():

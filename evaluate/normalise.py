@@ -6,13 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from unicodedata import category, normalize
 
 from encodeonce.evaluate.english import PiecewiseNormaliser
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.store.extras import extra
 
-UNSPACED = {"zh", "ja", "th", "lo", "my"}
+CHINESE = {"zh", "cmn", "yue", "wuu", "nan", "hak", "lzh"}
+UNSPACED = CHINESE | {"ja", "th", "lo", "my", "km", "bo", "dz"}
 """Languages written without spaces between words: errors are counted on letters (Whisper's paper, appendix C)."""
+
+
+def code_of(language: str) -> str:
+    """`pt` of `pt-BR`, `cmn` of `cmn_hans_cn`."""
+    return language.replace("_", "-").partition("-")[0].lower()
+
+
+def is_unspaced(language: str | None) -> bool:
+    """Whether the language is written without spaces between words; an unknown one is taken to have them."""
+    return language is not None and code_of(language) in UNSPACED
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,8 @@ def find_normaliser(language: str | None = "en") -> Normaliser:
     English has Whisper's: contractions, numbers, titles, British and American spellings (Radford et al. 2022, appendix C), by
     transformers' EnglishTextNormalizer with the spelling map of the package whisper-normalizer, which transformers lacks.
     Other languages, and None, an unknown one, have Whisper's basic one: lower case, no punctuation or symbols, nothing in brackets;
-    `caveat` says so.
+    `caveat` says so. But marks stay: Whisper's makes each vowel sign of Hindi, Arabic or Thai a space, which tears words apart
+    and forgives wrong vowels.
 
     Raises:
         EvaluationError: no code of a language.
@@ -74,12 +87,18 @@ def _english() -> Normaliser:
 def _basic(language: str | None) -> Normaliser:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-    split = language in UNSPACED
+    split = is_unspaced(language)
     normalise = BasicTextNormalizer(split_letters=split)
+    normalise.clean = _without_symbols
     name = "whisper-basic-letters" if split else "whisper-basic"
     return Normaliser(
-        f"{name}|transformers:{version('transformers')}",
+        f"{name}+marks|transformers:{version('transformers')}",
         lambda text: _spaces_only(normalise(text)),
         "texts were compared in lower case without punctuation; numbers, contractions and spellings count as they are written",
         split,
     )
+
+
+def _without_symbols(s: str) -> str:
+    """Spaces for punctuation and symbols."""
+    return "".join(" " if category(char)[0] in "PS" else char for char in normalize("NFKC", s))

@@ -1,22 +1,26 @@
 """An evaluation of a checkpoint, from stored features to its report."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from encodeonce.evaluate.attention.alignment import Word
 from encodeonce.evaluate.attention.capture import why_no_attention
 from encodeonce.evaluate.attention.pictures import attention_pictures
+from encodeonce.evaluate.attention.references import read_word_times
+from encodeonce.evaluate.attention.timing import summed_up
 from encodeonce.evaluate.audio import audio_files, corpus_audio, with_audio
-from encodeonce.evaluate.decoding.options import DecodeOptions, choose_writer
+from encodeonce.evaluate.decoding.options import DecodeOptions, choose_precision, choose_writer
 from encodeonce.evaluate.decoding.run import Decoded, decode_split
 from encodeonce.evaluate.embeddings import MOST, retrieval_scores
 from encodeonce.evaluate.evaluation import Evaluation
 from encodeonce.evaluate.finish import Finished, Wanted, find_earlier, finish
 from encodeonce.evaluate.hypotheses import Hypothesis
 from encodeonce.evaluate.progress import EvaluationProgress
+from encodeonce.evaluate.report.attention import WORD_CENTRES, sentence
 from encodeonce.evaluate.report.extras import Extras, Picture
 from encodeonce.evaluate.scoring import score
 from encodeonce.extract.corpora.base import Utterance
@@ -24,14 +28,18 @@ from encodeonce.store.devices import find_device
 from encodeonce.store.layout import feature_sets
 from encodeonce.store.objects import StorePath, store_path
 from encodeonce.store.reader import FeatureStore
+from encodeonce.store.streaming.where import matching
 from encodeonce.train.checkpoint import Checkpoint, load_checkpoint
 from encodeonce.train.config import TrainConfig
+from encodeonce.train.corpus import cleaned
 from encodeonce.train.model import AdapterModel, open_model
 from encodeonce.train.progress import span
 
 FOLDER, ATTENTION, METRICS_FILE = "evaluation", "attention", "metrics.jsonl"
 SOME = 3
 """Utterances whose attention is drawn unless told."""
+NAMED = 5
+"""Of utterances to which the same happened, those whose ids are told."""
 NO_TEXT = "this checkpoint writes no text: it was trained for none of llm, stg, ctc"
 RETRIEVED = ("stc", "stm")
 """Objectives that are worth something without a text being written."""
@@ -50,6 +58,7 @@ class CheckpointRequest:
         limit: utterances of each split; the same ones every time.
         target: what is compared with; None: what was trained.
         attention: utterances whose attention is drawn, at most; None: a few, and not a word where there is none to draw.
+        word_times: when words are said: a CTM file, a TextGrid, or a folder of such files; what is drawn is held against them.
         audio: where the corpora are.
         output: None: evaluation/CHECKPOINT/SPLIT beside the checkpoint. Of several splits each has a folder in it.
     """
@@ -64,6 +73,7 @@ class CheckpointRequest:
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     device: str = "auto"
     attention: int | None = 0
+    word_times: Path | None = None
     audio: Path | None = None
     output: Path | None = None
 
@@ -94,12 +104,15 @@ def evaluate_checkpoint(
     if not retrieves(config):
         choose_writer(request.decoding, config)
     sets = [_open(request, wanted, checkpoint, split) for split in request.splits or (None,)]
+    words = None
+    if request.word_times is not None:
+        words = read_word_times(request.word_times, [name for one in sets for name in one.store.ids])
     begun = time.perf_counter()
     model = open_model(checkpoint, sets[0].store, device)
     progress.say(
         f"Opened {checkpoint.folder.name} of {checkpoint.folder.parent} in {time.perf_counter() - begun:.1f} s"
     )
-    work = Evaluator(request, wanted, progress, checkpoint, model, device)
+    work = Evaluator(request, wanted, progress, checkpoint, model, device, words)
     return {one.name: work.evaluate(one) for one in sets}
 
 
@@ -145,6 +158,7 @@ class Evaluator:
     checkpoint: Checkpoint
     model: AdapterModel
     device: str
+    words: Mapping[str, Sequence[Word]] | None = None
 
     def evaluate(self, test: Opened) -> Finished:
         """Decode, score, retrieve, draw and write."""
@@ -153,11 +167,15 @@ class Evaluator:
         if hypotheses is None:
             evaluation = Evaluation(title, {}, [], skipped={"wer": NO_TEXT}, config=config)
         else:
-            evaluation = score(hypotheses, self.wanted.scoring, title, config)
+            evaluation = score(
+                hypotheses, self.wanted.scoring, title, config, folder=test.folder, progress=self.progress
+            )
         if retrieves(self.checkpoint.config):
             evaluation = self._retrieve(test, evaluation)
         audio = audio_files(hypotheses or ())
-        pictures = self._draw(test, evaluation, audio) if self.wanted.report else []
+        pictures: Sequence[Picture] = ()
+        if self.wanted.report:
+            pictures, evaluation = self._draw(test, evaluation, audio)
         training = self.checkpoint.folder.parent
         curves = training if (training / METRICS_FILE).is_file() else None
         return finish(test.name, evaluation, test.folder, self.wanted, Extras(curves, pictures, audio))
@@ -194,7 +212,12 @@ class Evaluator:
         hypotheses = decoded.hypotheses
         if request.audio is not None and test.corpus is not None:
             hypotheses = with_audio(hypotheses, test.corpus, request.audio)
-        return hypotheses, {**config, "decoding": {**request.decoding.to_json(), "writer": decoded.writer}}
+        decoding = {
+            **request.decoding.to_json(),
+            "writer": decoded.writer,
+            "precision": choose_precision(request.decoding, self.checkpoint.config, self.device),
+        }
+        return hypotheses, {**config, "decoding": decoding}
 
     def _tell(self, decoded: Decoded, name: str) -> None:
         count, before = len(decoded.hypotheses), decoded.resumed
@@ -219,24 +242,48 @@ class Evaluator:
         )
         return replace(evaluation, scores={**evaluation.scores, **scores}, details={**evaluation.details, **details})
 
-    def _draw(self, test: Opened, evaluation: Evaluation, audio: Mapping[str, Path]) -> list[Picture]:
-        """The attention of some utterances, from the one with the fewest errors to the one with the most; or nothing, and why."""
+    def _chosen(self, store: FeatureStore) -> list[str]:
+        """The utterances that meet the condition, in the store's order."""
+        where, ids = self.request.where, store.ids
+        return list(ids) if where is None else [ids[place] for place in matching(store, where).tolist()]
+
+    def _draw(
+        self, test: Opened, evaluation: Evaluation, audio: Mapping[str, Path]
+    ) -> tuple[Sequence[Picture], Evaluation]:
+        """The attention of some utterances, from the one with the fewest errors to the one with the most; or nothing, and why.
+
+        The evaluation comes back with how attention does as a clock, where word times are known.
+        """
         asked = self.request.attention
         most = SOME if asked is None else asked
         why = why_no_attention(self.model)
         if why and asked:
             self.progress.say(why)
         if why or not most:
-            return []
+            return (), evaluation
         ordered = sorted(evaluation.utterances, key=lambda one: (one.wer, one.source.id))
-        ids = [one.source.id for one in ordered] or test.store.ids[:most]
-        places = np.linspace(0, len(ids) - 1, min(most, len(ids))).round().astype(int)
-        return attention_pictures(
+        known = [one.source.id for one in ordered] or self._chosen(test.store)
+        places = np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int)
+        ids = [known[place] for place in places.tolist()]
+        lower = self.checkpoint.config.data.lower
+        drawn = attention_pictures(
             self.model,
             test.store,
             self.checkpoint.fingerprints.outputs,
-            [ids[place] for place in places.tolist()],
+            ids,
             test.folder / ATTENTION,
             audio=audio,
             hypotheses={one.source.id: one.source.pred_text for one in ordered},
+            words=self.words,
+            texts={one.source.id: cleaned(one.source.text, lower) for one in ordered},
         )
+        if not drawn.timings and not drawn.left_out:
+            return drawn.pictures, evaluation
+        source = "the corpus's column words" if self.words is None else str(self.request.word_times)
+        centres = summed_up(source, drawn.timings, drawn.left_out)
+        self.progress.say(sentence(centres))
+        for reason in dict.fromkeys(centres.left_out.values()):
+            names = [name for name, why in centres.left_out.items() if why == reason]
+            told = f"{', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}"
+            self.progress.say(f"Not held against word times: {len(names)} of {len(ids)} drawn ({told}): {reason}")
+        return drawn.pictures, replace(evaluation, details={**evaluation.details, WORD_CENTRES: centres})

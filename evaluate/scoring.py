@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from encodeonce.evaluate.metrics.labels import label_scores
 from encodeonce.evaluate.metrics.meaning import bert_scores, meaning_scores
 from encodeonce.evaluate.metrics.translation import bleu, chrf
 from encodeonce.evaluate.metrics.word_errors import signature_of
-from encodeonce.evaluate.normalise import RAW, Normaliser, find_normaliser
+from encodeonce.evaluate.normalise import RAW, Normaliser, code_of, find_normaliser, is_unspaced
+from encodeonce.evaluate.progress import EvaluationProgress
 from encodeonce.store.errors import StoreError
 
 Task = Literal["recognition", "translation", "labels"]
@@ -28,6 +30,15 @@ METRICS: dict[Task, tuple[str, ...]] = {
 """What a task is scored by, in the order in which it is shown."""
 PACKAGES = ("encodeonce", "transformers", "whisper-normalizer", "rapidfuzz", "bert-score", "sacrebleu", "numpy")
 LEVEL = 0.95
+BERTSCORE = "bertscore.jsonl"
+"""Its values, in the folder of the results."""
+
+
+def task_of(target: str | None) -> Task:
+    """What a target is scored as unless told: `translation:de` as a translation, `metadata:intent` as labels, all else word by word."""
+    kind = (target or "").partition(":")[0]
+    tasks: dict[str, Task] = {"translation": "translation", "metadata": "labels"}
+    return tasks.get(kind, "recognition")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +76,9 @@ def score(
     options: ScoreOptions | None = None,
     title: str = "",
     config: Mapping[str, Any] | None = None,
+    *,
+    folder: Path | None = None,
+    progress: EvaluationProgress | None = None,
 ) -> Evaluation:
     """Score a system's output.
 
@@ -73,6 +87,8 @@ def score(
     Args:
         title: what is evaluated.
         config: of the run; how texts were compared and what intervals are over are added to it.
+        folder: of the results: what takes long is kept there as it is computed, and read from there. None: it is not kept.
+        progress: told how far that is.
 
     Raises:
         EvaluationError: no hypothesis, an id that is there twice, none with a reference, or no such language.
@@ -81,7 +97,7 @@ def score(
     options = options or ScoreOptions()
     known = [one for one in hypotheses if one.text is not None]
     _check(hypotheses, known)
-    work = _Work(hypotheses, known, options)
+    work = _Work(hypotheses, known, options, folder, progress or EvaluationProgress(quiet=True))
     for name in METRICS[options.task]:
         if name not in options.leave_out:
             work.add(name)
@@ -118,6 +134,8 @@ class _Work:
     hypotheses: Sequence[Hypothesis]
     known: Sequence[Hypothesis]
     options: ScoreOptions
+    folder: Path | None
+    progress: EvaluationProgress
     language: str | None = None
     scores: dict[str, Score] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -127,7 +145,9 @@ class _Work:
     def __post_init__(self) -> None:
         named = sorted({code_of(one.language) for one in self.known if one.language is not None})
         self.language = self.options.language or (named[0] if len(named) == 1 else None)
-        self.normaliser: Normaliser = find_normaliser(self.language)
+        # Texts in several languages without spaces are all counted by letters.
+        comparable = named[0] if named and all(map(is_unspaced, named)) else None
+        self.normaliser: Normaliser = find_normaliser(self.language or comparable)
         if self.normaliser.caveat and self.options.task == "recognition":
             several = f"the utterances are in {', '.join(named)}" if named else "no language was given"
             why = several if self.language is None else f"{self.language} has no normaliser of its own"
@@ -135,14 +155,17 @@ class _Work:
         self.references = [one.text or "" for one in self.known]
         self.written = [one.pred_text for one in self.known]
         pairs = list(zip(self.references, self.written, strict=True))
-        self.counts: Counts = count_pairs(pairs, self.language, self.options.processes)
+        self.counts: Counts = count_pairs(pairs, self.language or comparable, self.options.processes)
         clusters = Clusters.find([one.speaker for one in self.known], len(self.known))
         self.bootstrap = Bootstrap(clusters, LEVEL, self.options.resamples, self.options.seed)
 
     @property
     def intervals(self) -> str:
         """What they are."""
-        return f"{100 * LEVEL:g} %, {self.options.resamples:,} resamples of {self.bootstrap.clusters.described}"
+        clusters = self.bootstrap.clusters
+        if clusters.count < clusters.fewest:
+            return f"none, {clusters.described}: {clusters.fewest} or more are needed"
+        return f"{100 * LEVEL:g} %, {self.options.resamples:,} resamples of {clusters.described}"
 
     def add(self, name: str) -> None:
         """A metric by its name, or why it cannot be had."""
@@ -210,7 +233,16 @@ class _Work:
         normalised = self.options.task == "recognition"
         said, written = zip(*self.counts.texts, strict=True) if normalised else self._texts
         code = "others" if self.language is None else code_of(self.language)
-        found = bert_scores(said, written, model=self.options.bert, language=code, device=self.options.device)
+        way_out = "--leave-out bertscore leaves it out"
+        found = bert_scores(
+            said,
+            written,
+            model=self.options.bert,
+            language=code,
+            device=self.options.device,
+            kept=self.folder and self.folder / BERTSCORE,
+            progress=self.progress.counting("BERTScore", "pairs", way_out),
+        )
         self.meaning = found.f1
         texts = self.normaliser.signature if normalised else RAW.signature
         return {
@@ -241,11 +273,6 @@ class _Work:
         return {
             "flagged": Score("flagged", share, "fraction", "flags", None, {"utterances": len(self.hypotheses), **flags})
         }
-
-
-def code_of(language: str) -> str:
-    """`pt` of `pt-BR`, and of `PT`."""
-    return language.replace("_", "-").partition("-")[0].lower()
 
 
 def _versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from encodeonce.evaluate.evaluation import Evaluation, Score
 from encodeonce.evaluate.metrics.significance import Comparison
+from encodeonce.evaluate.report.scores import utterances
 from encodeonce.evaluate.report.wording import interval_of, measured, name_of
 
 NORMALISER = "normaliser"
@@ -38,9 +39,15 @@ def skipped(evaluations: Mapping[str, Evaluation]) -> list[str]:
     for name, why in found:
         what = "Normalisation" if name == NORMALISER else f"Not computed: {name_of(name)}"
         lines.append(f"{what}{whose[name, why]}: {why}")
-    if any(evaluation.config.get("language", "") is None for evaluation in evaluations.values()):
+    if any(map(_lacks_language, evaluations.values())):
         lines.append("Give --language, such as en, for its normalisation and its BERTScore")
     return lines
+
+
+def _lacks_language(found: Evaluation) -> bool:
+    """Whether nothing says the language of texts that are compared word by word."""
+    unnamed = found.config.get("language", "") is None and found.task != "labels"
+    return unnamed and not any(one.source.language for one in found.utterances)
 
 
 def signatures(evaluations: Mapping[str, Evaluation]) -> list[str]:
@@ -72,7 +79,7 @@ def compared(found: Comparison) -> str:
 def as_object(evaluation: Evaluation) -> dict[str, Any]:
     """What --json prints of a test set."""
     return {
-        "utterances": len(evaluation.utterances),
+        "utterances": utterances(evaluation),
         "unscored": len(evaluation.unscored),
         "scores": {
             name: {
@@ -90,7 +97,7 @@ def as_object(evaluation: Evaluation) -> dict[str, Any]:
 
 def _utterances(found: Evaluation) -> str:
     without = f" ({len(found.unscored):,} more without a reference)" if found.unscored else ""
-    return f"{len(found.utterances):,}{without}"
+    return f"{utterances(found):,}{without}"
 
 
 def _cell(score: Score | None) -> str:

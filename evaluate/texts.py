@@ -8,7 +8,7 @@ from encodeonce.evaluate.decoding.flags import flags_of
 from encodeonce.evaluate.decoding.lines import ORIGIN
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.finish import Finished, Wanted, find_earlier, finish
-from encodeonce.evaluate.formats.find import read_texts
+from encodeonce.evaluate.formats.find import Texts, read_texts
 from encodeonce.evaluate.formats.pairing import MISSING, Paired, alone, named, pair
 from encodeonce.evaluate.hypotheses import Hypothesis
 from encodeonce.evaluate.progress import EvaluationProgress
@@ -67,7 +67,7 @@ def evaluate_texts(request: TextsRequest, wanted: Wanted, progress: EvaluationPr
         "extra": len(found.extra),
     }
     title = f"{request.hypotheses.name}{f' on {request.split}' if request.split else ''}"
-    evaluation = score(hypotheses, wanted.scoring, title, config)
+    evaluation = score(hypotheses, wanted.scoring, title, config, folder=folder, progress=progress)
     return {name: finish(name, evaluation, folder, wanted, Extras(audio=audio_files(hypotheses)))}
 
 
@@ -86,4 +86,18 @@ def _read(request: TextsRequest, progress: EvaluationProgress) -> Paired:
         return alone(written)
     said = read_texts(request.references, "text", request.format)
     progress.say(str(said))
+    if request.format is None:
+        _refuse_ids_without_digits(written, said)
     return pair(written, said, request.allow_missing, request.allow_extra)
+
+
+def _refuse_ids_without_digits(written: Texts, said: Texts) -> None:
+    """Lines that all begin with another word, the same words in both files but in another order, have ids in front of them."""
+    if written.has_ids or said.has_ids:
+        return
+    firsts = [[one.line.text.partition(" ")[0] for one in texts.entries] for texts in (written, said)]
+    if firsts[0] != firsts[1] and sorted(firsts[0]) == sorted(firsts[1]) and len(set(firsts[0])) == len(firsts[0]):
+        raise EvaluationError(
+            f"the lines of {written.path} and {said.path} begin with the same words ({named(firsts[0])}) in different order: "
+            "give --format kaldi if these are ids, or --format plain if they are not, and lines belong together by their number"
+        )

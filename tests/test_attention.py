@@ -11,7 +11,7 @@ import torch
 from encodeonce.evaluate.attention.alignment import Word, centre_errors, monotone_cuts, spread_evenly, word_times
 from encodeonce.evaluate.attention.capture import Attention, Writing, read_attention, why_no_attention
 from encodeonce.evaluate.attention.measures import coverage, diagonality, entropy, reading, spearman
-from encodeonce.evaluate.attention.pictures import attention_pictures
+from encodeonce.evaluate.attention.pictures import Drawn, attention_pictures
 from encodeonce.evaluate.attention.references import force_align, own_word_times, read_word_times
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.store import FeatureStore, FeatureWriter, NewUtterance, Output
@@ -309,18 +309,18 @@ def test_word_times_are_read_from_ctm_and_text_grids(tmp_path):
     ctm = tmp_path / "times.ctm"
     ctm.write_text(";; comment\nu1 1 0.9 0.35 on 0.8\nu1 1 0.5 0.4 go\nu1 1 0.0 0.5 <eps>\n")
     for path in (tmp_path / "grids", ctm):
-        found = read_word_times(path)
+        found = read_word_times(path, {"u1", "u2"})
         assert found.keys() == expected.keys()
         for a, b in zip(found["u1"], expected["u1"], strict=True):
             assert (a.word, pytest.approx((a.start, a.end))) == (b.word, (b.start, b.end))
     ctm.write_text("u1 1 0.5 0.4 go\nu1 half\n")
     with pytest.raises(EvaluationError, match="line 2: 'u1 half' is no line of a CTM file"):
-        read_word_times(ctm)
+        read_word_times(ctm, {"u1"})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EvaluationError, match=r"holds no .TextGrid file"):
-        read_word_times(tmp_path / "empty")
+    with pytest.raises(EvaluationError, match=r"holds no .TextGrid and no .ctm file"):
+        read_word_times(tmp_path / "empty", {"u1"})
     with pytest.raises(EvaluationError, match="cannot be read: no such file"):
-        read_word_times(tmp_path / "none.ctm")
+        read_word_times(tmp_path / "none.ctm", {"u1"})
 
 
 def test_word_times_of_the_corpus_are_a_column_of_it(tmp_path):
@@ -344,7 +344,7 @@ def test_pictures_are_written_with_captions_that_say_what_is_seen(tmp_path):
     model = made(OVERLAPPING)
     found = attention_pictures(
         model, store, [OUTPUT.name], ["utt-000", "utt-001"], tmp_path / "png", audio={"utt-000": audio}, words=words
-    )
+    ).pictures
     assert [picture.path.name for picture in found] == [
         "attention-utt-000.png",
         "attention-utt-000-heads.png",
@@ -359,5 +359,6 @@ def test_pictures_are_written_with_captions_that_say_what_is_seen(tmp_path):
         assert pixels[0, 0].min() > 0.99
         assert 0.02 < (pixels.min(2) < 0.95).mean() < 0.9
     assert "20 queries over 30 frames (0.6 s)" in found[0].caption
-    assert attention_pictures(made(ConcatConfig(), CTC_ALONE), store, [OUTPUT.name], ["utt-000"], tmp_path / "no") == []
+    none = attention_pictures(made(ConcatConfig(), CTC_ALONE), store, [OUTPUT.name], ["utt-000"], tmp_path / "no")
+    assert none == Drawn()
     assert not (tmp_path / "no").exists()

@@ -1,13 +1,17 @@
 """benchmarks/extract.py: its operations by formula, what it makes of passes, and its table."""
 
+import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
+from checkpoints import BASE
 from torch.nn.utils.parametrize import remove_parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,10 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from checkpoint import SIZES
 from flops import count
 from isolated import Pass
-from peers.extract import Audio, Job
+from peers.extract import Audio, Job, extractors
+from peers.extract.ours import left_on_device
 from results import Result, summarise
 from table import tables
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SAMPLES = 12 * 16_000
 
 
@@ -60,31 +66,34 @@ def test_batches_are_no_longer_than_asked_and_hold_every_utterance_once() -> Non
 
 
 def result(name: str, kind: Literal["bare", "ours", "peer"], *seconds: float, failed: str | None = None) -> Result:
-    passes = [Pass(s, s, 100.0, None, 1e-3, 0.9999, {}) for s in seconds]
+    reports = [{"encoder_seconds": 0.8 * s, "stages": {"encode": 0.75}} if kind == "ours" else {} for s in seconds]
+    passes = [Pass(s, s, 100.0, None, 1e-3, 0.9999, report) for s, report in zip(seconds, reports, strict=True)]
     return Result(name, kind, "float32", failed=failed, passes=passes)
 
 
-def summarised() -> list[Result]:
+def summarised(device: str = "cpu") -> list[Result]:
     results = [
         result("bare", "bare", 9, 4, 8),
         result("ours", "ours", 9, 2, 2),
         result("ours in memory", "bare", 9, 1, 2),
         result("absent", "peer", failed="not installed: absent"),
     ]
-    summarise(results, job(10, 10), 40e9, {"float32": 40e9})
+    summarise(results, replace(job(10, 10), device=device), 40e9, {"float32": 40e9})
     return results
 
 
 def test_ratios_are_taken_within_rounds_after_the_first() -> None:
     _, ours, _, absent = summarised()
     assert (ours.times_real_time, ours.first_times_real_time) == (10, 20 / 9)
+    assert ours.encoder_times_real_time == pytest.approx(20 / 1.6)
     assert ours.of_bare == pytest.approx((2 / 4 + 2 / 8) / 2)
     assert ours.of_alone == pytest.approx((2 / 1 + 2 / 2) / 2)
     assert ours.of_peak == pytest.approx(0.5)
+    assert ours.gpu_idle_between_batches is None
     assert absent.times_real_time is None
 
 
-def test_the_table_has_a_row_for_what_ran_and_a_reason_for_what_did_not() -> None:
+def table(results: list[Result]) -> str:
     found: dict[str, Any] = {
         "machine": {"cores": 2, "processor": "one", "date": "2026-01-02", "python": "3.11", "versions": {"a": "1"}},
         "extraction": {
@@ -95,12 +104,104 @@ def test_the_table_has_a_row_for_what_ran_and_a_reason_for_what_did_not() -> Non
             "rounds": 3,
             "gigaflops_an_audio_second": 2.0,
             "matmul_gigaflops_a_second": {"float32": 40.0},
-            "results": [asdict(r) for r in summarised()],
+            "results": [asdict(r) for r in results],
         },
     }
-    text = tables(found)
-    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    return tables(found)
+
+
+def test_the_table_has_a_row_for_what_ran_and_a_reason_for_what_did_not() -> None:
+    text = table(summarised())
+    head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [row.split(" | ")[0] for row in rows] == ["| ours in memory", "| **ours**", "| bare"]
-    assert "| **ours** | 10.0 | 2.2 | 0.375 | 50 % | 1.0e-03 | 0.999900 | 0.1 GB |" in rows
+    assert (
+        "| **ours** | 2.2 | 10.0 (10.0 to 10.0) | 12.5 | 0.375 | 1.500 | 50 % | 1.0e-03 | 0.999900 | 0.1 GB |" in rows
+    )
+    assert "| bare | 2.2 | 3.3 (2.5 to 5.0) |  | 1.000 |  | 17 % | 1.0e-03 | 0.999900 | 0.1 GB |" in rows
+    assert {row.count("|") for row in rows} == {head.count("|")}
     assert "absent failed: not installed: absent." in text
+    assert "idle" not in text
     assert "2026-01-02, one, 2 cores" in text
+
+
+def test_a_first_pass_alone_is_no_later_pass() -> None:
+    results = [result("bare", "bare", 4), result("ours", "ours", 2)]
+    summarise(results, job(10, 10), 40e9, {"float32": 40e9})
+    assert "| **ours** | 10.0 |  |" in table(results)
+
+
+def test_on_a_gpu_the_table_says_for_how_long_no_batch_was_there() -> None:
+    text = table(summarised("cuda:0"))
+    assert "ours: 25.0 % of the time the GPU was idle between batches." in text
+
+
+class Left(torch.Tensor):
+    """A tensor that counts how often one like it was brought to the host."""
+
+    fetched = 0
+
+    def cpu(self, *_: Any, **__: Any) -> torch.Tensor:
+        Left.fetched += 1
+        return self.as_subclass(torch.Tensor)
+
+
+def test_the_encoder_alone_on_a_gpu_waits_for_nothing() -> None:
+    class Doubling:
+        loaded = None
+
+        def frames(self, loaded: None, audio: list[np.ndarray]) -> tuple[list[dict[str, torch.Tensor]], float]:
+            return [{"last": torch.from_numpy(2 * x)[:, None].as_subclass(Left)} for x in audio], 0.0
+
+    audio = [np.full(length, length, np.float32) for length in (3, 1, 2)]
+    encoder: Any = Doubling()
+    features = left_on_device(encoder, [[0, 2], [1]], audio, "last")
+    assert Left.fetched == 0
+    for i, samples in enumerate(audio):
+        np.testing.assert_array_equal(features(i)[:, 0], 2 * samples)
+    assert Left.fetched == 3
+
+
+@pytest.mark.parametrize("name", ["onnxruntime, one by one, float32", "OpenVINO, one by one, float32"])
+def test_a_converted_model_takes_every_length(name: str, tmp_path: Path) -> None:
+    ways = {way.name: way for way in extractors()}
+    if ways[name].missing:
+        pytest.skip(f"not installed: {', '.join(ways[name].missing)}")
+    transformers.HubertModel(transformers.HubertConfig(**BASE)).save_pretrained(tmp_path / "hubert")
+    utterances = []
+    for i, samples in enumerate((7_003, 31_999)):
+        file = tmp_path / f"u{i}.wav"
+        soundfile.write(file, np.random.default_rng(i).normal(0, 0.1, samples), 16_000)
+        utterances.append(Audio(f"u{i}", file, samples))
+    asked = Job(str(tmp_path / "hubert"), tmp_path, "dev", None, "cpu", 10.0, tuple(utterances))
+    due, found = (ways[way].load(asked)(tmp_path) for way in ("transformers in memory, one by one", name))
+    for audio in utterances:
+        np.testing.assert_allclose(found.stored(audio.id), due.stored(audio.id), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime, one by one, float32", "OpenVINO, one by one, bfloat16"])
+def test_what_runs_on_a_cpu_alone_says_so(name: str) -> None:
+    way = next(way for way in extractors() if way.name == name)
+    if way.missing:
+        pytest.skip(f"not installed: {', '.join(way.missing)}")
+    with pytest.raises(ValueError, match="not on cuda:0"):
+        way.load(replace(job(1), device="cuda:0"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nosplit"], "no split 'nosplit' under "),
+        (["dev", "--device", "cuda:99"], "device 'cuda:99': torch sees "),
+        (["dev", "--rounds", "0"], "extract.py: error: argument --rounds: '0' is no whole number from 1"),
+    ],
+)
+def test_bad_input_gets_one_line(arguments: list[str], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "dev").mkdir()
+    soundfile.write(tmp_path / "dev" / "u.wav", np.zeros(16_000), 16_000)
+    command = [sys.executable, str(BENCHMARKS / "extract.py"), str(tmp_path), str(tmp_path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    said = done.stderr.split("usage:")[-1].strip().splitlines()
+    assert said[-1].startswith(reason)
+    assert "Traceback" not in done.stderr

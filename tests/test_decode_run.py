@@ -28,6 +28,7 @@ from encodeonce.train.errors import TrainingError
 from encodeonce.train.model import AdapterModel, build_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_transcriber import save_llm
 
 COUNT, HOP = 23, 320
 SMALL = DecodeOptions(frames_per_batch=60, utterances_per_batch=4)
@@ -248,6 +249,27 @@ def test_hypotheses_of_something_else_are_not_gone_on_with(
     (tmp_path / LINES).write_text("{}\n" + (tmp_path / LINES).read_text())
     with pytest.raises(EvaluationError, match=f"{LINES}, line 1: no id and no pred_text"):
         decode_split(trained[0], store, tmp_path, SMALL)
+
+
+def test_another_language_model_under_the_same_name_and_another_precision_are_not_gone_on_with(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    checkpoint, model = make(
+        store, tmp_path / "run", training={"max_steps": 1, "device": "cpu", "mixed_precision": "bf16"}
+    )
+    save_llm("llama", tmp_path / "llm")
+    fused = replace(SMALL, method="beam", beams=3, language_model=str(tmp_path / "llm"))
+    found = decode_split(checkpoint, store, tmp_path / "out", fused, limit=2, model=model)
+    again = decode_split(checkpoint, store, tmp_path / "out", fused, limit=2, model=model)
+    assert (again.resumed, again.hypotheses) == (2, found.hypotheses)
+    with pytest.raises(EvaluationError, match=r"here against there: decoding.precision=bfloat16 against float32; take"):
+        decode_split(checkpoint, store, tmp_path / "out", fused, limit=2, device="cuda")
+    save_llm("llama", tmp_path / "llm")  # other weights
+    with pytest.raises(EvaluationError, match=r"there: decoding.language_model_fingerprint=\w+ against \w+; take"):
+        decode_split(checkpoint, store, tmp_path / "out", fused, limit=2, model=model)
+    shutil.rmtree(tmp_path / "llm")
+    with pytest.raises(TrainingError, match="llm"):
+        decode_split(checkpoint, store, tmp_path / "out", fused, limit=2, model=model)
 
 
 def test_other_recordings_under_the_same_ids_are_not_gone_on_with(

@@ -355,7 +355,7 @@ def test_bootstrap_intervals_hold_what_is_known_of_them() -> None:
     low, high = bootstrap_interval(edits.tolist(), units.tolist())
     assert low == pytest.approx(rate - error, abs=error / 5)
     assert high == pytest.approx(rate + error, abs=error / 5)
-    assert bootstrap_interval([1, 2], [10, 20]) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert bootstrap_interval([1, 2] * 5, [10, 20] * 5) == (pytest.approx(0.1), pytest.approx(0.1))
     with pytest.raises(EvaluationError, match="no interval from 0 counts"):
         bootstrap_interval([], [])
 

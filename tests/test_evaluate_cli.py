@@ -42,6 +42,7 @@ def write_split(folder: Path, encoder: str, split: str, count: int, text: bool =
             text=words.upper() if text else None,
             speaker="tuvwxyz"[i % 7],
             translations={"de": f"satz {words}"},
+            metadata={"intent": ["go", "stay"][i % 2]},
         )
         for i, (name, words) in enumerate(said.items())
     ]
@@ -65,8 +66,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "objectives": {"stc": {}, "stm": {}, "stg": {}},
         "text": {"tokenizer": "characters"},
     }
-    for name, parts, steps in (("ctc", ctc, 40), ("qformer", qformer, 4)):
+    contrast = {**qformer, "objectives": {"stc": {}}}
+    for name, parts, steps in (("ctc", ctc, 40), ("qformer", qformer, 4), ("contrast", contrast, 4)):
         loop = {"learning_rate": 3e-2, "max_steps": steps, "eval_steps": steps, "device": "cpu", "threads": 1}
+        if name == "contrast":
+            loop["best"] = "loss"
         config = {"output_dir": str(folder / name), **small, **parts, "training": loop}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
         done = run(train_main, [str(folder / f"{name}.yaml"), "--quiet"])
@@ -193,6 +197,30 @@ def test_translations_are_scored_as_such(place, tmp_path):
     assert written_in(tmp_path)[0]["text"].startswith("satz ")
 
 
+@pytest.mark.parametrize(("task", "scored"), [((), "accuracy"), (("--task", "recognition"), "wer")])
+def test_metadata_are_labels_unless_told(place, tmp_path, task, scored):
+    done = evaluate(
+        *(place / "ctc", "--split", "dev", "--target", "metadata:intent", "--output", tmp_path),
+        *("--json", "--no-report", *task),
+    )
+    assert done.status == 0, done.err
+    assert scored in done.json["splits"][0]["scores"]
+    assert ("scored as labels" in done.err) == (not task)
+    assert {line["text"] for line in written_in(tmp_path)} == {"go", "stay"}
+
+
+def test_what_only_retrieves_counts_and_draws_the_utterances_of_its_condition(place, tmp_path):
+    done = evaluate(
+        *(place / "contrast", "--split", "dev", "--where", "speaker in ('t', 'v')", "--output", tmp_path, "--json"),
+        *("--attention", "2"),
+    )
+    assert done.status == 0, done.err
+    drawn = {path.name.removesuffix("-heads.png") for path in (tmp_path / "attention").glob("*-heads.png")}
+    assert drawn == {"attention-dev-00", "attention-dev-07"}
+    assert done.json["splits"][0]["utterances"] == 3
+    assert "3 utterances" in (tmp_path / "report.md").read_text()
+
+
 def test_a_comparison_is_paired_over_the_utterances_in_common(place, tmp_path):
     for name, limit in (("first", "9"), ("second", "6")):
         more = ("--compare", tmp_path / "first") if name == "second" else ()
@@ -277,6 +305,16 @@ def test_texts_of_any_system_are_scored_without_a_checkpoint(tmp_path):
     assert f"{tmp_path / 'ref.txt'} is read as Kaldi's text" in done.err
     assert "1 missing hypothesis counts as empty: 2-2" in done.err
     assert "Flagged" in done.out
+
+
+def test_ids_that_look_like_words_are_not_taken_for_words(tmp_path):
+    write_texts(tmp_path, hyp_txt="anna go on\nbert stop\n", ref_txt="bert stop\nanna go off\n")
+    files = ("--hypotheses", tmp_path / "hyp.txt", "--references", tmp_path / "ref.txt")
+    refused = evaluate(*files)
+    assert refused.status == 2
+    assert "begin with the same words (anna, bert) in different order: give --format kaldi" in refused.err
+    done = evaluate(*files, "--format", "kaldi", "--json")
+    assert done.json["splits"][0]["scores"]["wer"]["value"] == 1 / 3
 
 
 def test_files_of_other_toolkits_hold_what_was_compared(tmp_path):

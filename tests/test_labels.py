@@ -81,8 +81,8 @@ def test_the_most_frequent_confusions_come_first():
 
 
 def test_many_labels_have_no_interval_of_f1_but_one_of_accuracy(monkeypatch):
-    bootstrap = Bootstrap(Clusters.find(None, 3), resamples=100)
-    wanted, given = ["a", "b", "c"], ["a", "b", "b"]
+    bootstrap = Bootstrap(Clusters.find(None, 12), resamples=100)
+    wanted, given = ["a", "b", "c"] * 4, ["a", "b", "b"] * 4
     assert all(score.interval for score in label_scores(wanted, given, bootstrap=bootstrap)[0].values())
     monkeypatch.setattr(labels, "RESAMPLED", 2)
     scores, _ = label_scores(wanted, given, bootstrap=bootstrap)

@@ -4,15 +4,17 @@ import json
 import sys
 from importlib.metadata import version
 from importlib.resources import files
+from unicodedata import category, normalize
 
 import pytest
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.metrics.word_errors import character_errors, word_errors
-from encodeonce.evaluate.normalise import RAW, find_normaliser
+from encodeonce.evaluate.normalise import RAW, find_normaliser, is_unspaced
 from encodeonce.store.errors import StoreError
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper import english_normalizer
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer as TransformersBasic
 from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -91,6 +93,43 @@ def test_a_language_without_a_normaliser_of_its_own_says_so(language):
         "texts were compared in lower case without punctuation; numbers, contractions and spellings count as they are written"
     )
     assert find_normaliser("en").caveat is None
+
+
+# fmt: off
+MARKED = {
+    "hi": ("नमस्ते दुनिया।", "नमस्ते दुनिया"), "ta": ("வணக்கம், உலகம்!", "வணக்கம் உலகம்"), "ar": ("مَرْحَبًا، بالعالم!", "مَرْحَبًا بالعالم"),
+    "th": ("ที่นี่", "ที่ นี่"), "km": ("ខ្ញុំ។", "ខ្ញុំ"), "my": ("ကို", "ကို"),
+}
+# fmt: on
+"""Texts and what they become: their vowel signs stay where they are."""
+
+
+@pytest.mark.parametrize("language", MARKED)
+def test_vowel_signs_stay(language):
+    text, wanted = (normalize("NFKC", one) for one in MARKED[language])
+    assert "".join(find_normaliser(language)(text).split()) == "".join(wanted.split())
+    if language in ("hi", "ta", "ar"):
+        assert find_normaliser(language)(text) == wanted
+
+
+def test_a_wrong_vowel_is_an_error():
+    assert word_errors(["दिन"], ["दीन"], find_normaliser("hi")).rate == 1
+    assert character_errors(["दिन"], ["दीन"], find_normaliser("hi")).rate == 1 / 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(), st.booleans())
+def test_without_marks_the_basic_normaliser_is_whispers(text, letters):
+    text = "".join(char for char in text if category(char)[0] != "M")
+    assume(all(category(char)[0] != "M" for char in normalize("NFKC", text.lower())))
+    wanted = TransformersBasic(split_letters=letters)(text)
+    assert find_normaliser("zh" if letters else "fr")(text) == " ".join(wanted.split())
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-TW", "cmn_hans_cn", "yue", "yue_hant_hk", "km_kh", "ja"])
+def test_languages_without_spaces_are_known_by_all_their_codes(language):
+    assert is_unspaced(language)
+    assert find_normaliser(language)("今日は。") == "今 日 は"
 
 
 def test_english_is_normalised_for_titles_numbers_and_spelling():

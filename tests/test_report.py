@@ -15,6 +15,7 @@ import soundfile
 from encodeonce.evaluate.evaluation import Evaluation, Score
 from encodeonce.evaluate.hypotheses import Hypothesis, read_hypotheses
 from encodeonce.evaluate.metrics.significance import compare
+from encodeonce.evaluate.report import listing
 from encodeonce.evaluate.report.aligned import aligned
 from encodeonce.evaluate.report.extras import Extras, Picture
 from encodeonce.evaluate.report.page import write_report
@@ -64,7 +65,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    return evaluate(hypotheses(), split="a split", checkpoint="runs/<one>")
+    decoding = {"writer": "ctc", "word_bonus": 4.0, "beams": None, "prompt": ()}
+    return evaluate(hypotheses(), split="a split", checkpoint="runs/<one>", decoding=decoding)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,10 @@ def test_no_text_becomes_markup_and_every_text_is_there(page: Page) -> None:
     for text in ("مرحبا بالعالم كيف الحال", "bano beko", "abab"):
         assert any(text in cell for cell in page.cells), text
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+
+
+def test_options_that_were_set_stand_in_the_configuration(page: Page) -> None:
+    assert "writer ctc · word bonus 4" in page.cells
 
 
 def test_page_needs_nothing_beside_it_and_runs_no_script_but_its_own(page: Page) -> None:
@@ -133,6 +139,17 @@ def test_numbers_are_the_same_in_page_markdown_and_json(report: Path, evaluation
         assert shown in page.cells
         assert shown in markdown
     assert results["n-samples"][evaluation.title] == {"original": 71, "effective": 71}
+    found = results["analysis"][evaluation.title]
+    for band in (*found["by_duration"], *found["by_speaker"], *found["by_length"]):
+        assert {f"{band['words']:,}", f"{band['errors']:,}"} <= set(page.cells)
+        assert band["wer"] is None or f"{100 * band['wer']:.1f}\u00a0%" in page.cells
+    for word in found["confusions"]["substitutions"]:
+        assert {word["reference"], word["hypothesis"], f"{word['count']:,}"} <= set(page.cells)
+    samples = {json.loads(line)["id"] for line in (report.parent / "samples.jsonl").open()}
+    assert len(found["worst"]) == 10
+    assert len({*found["worst"], *found["median"]} & samples) == 20
+    assert all(notice in "".join(page.texts) for notice in found["notices"])
+    assert {table["name"] for table in results["published"]} >= {"thesis-asr"}
     assert evaluation.scores["wer"].signature in page.cells
 
 
@@ -178,12 +195,14 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path) -> None:
     assert "training" not in [section["id"] for section in page.all("section")]
 
 
-def test_of_many_utterances_a_page_shows_some_and_says_so(tmp_path: Path) -> None:
+def test_of_many_utterances_a_page_shows_some_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "LISTED", 2000)
     page = Page(write_report(tmp_path, evaluate(hypotheses(3000))))
     listed = [cell for cell in page.cells if cell.startswith("u-")]
     assert len(listed) == len(set(listed)) == 2000 - len(HOSTILE)
     assert set(HOSTILE) <= set(page.cells)
     assert "2,000 of 3,011 utterances" in " ".join(page.texts)
+    assert "All utterances" not in page.texts
     assert len(page.source) < 2_000_000
     with (tmp_path / "samples.jsonl").open() as lines:
         assert sum(1 for _ in lines) == 3011

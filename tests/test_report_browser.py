@@ -61,7 +61,7 @@ def column(page: "sync_api.Page", table: str, number: int) -> list[str]:
 
 def position(page: "sync_api.Page", table: str, heading: str) -> int:
     """The number of a column, from 1."""
-    return page.locator(f"{table} thead th").all_inner_texts().index(heading) + 1
+    return page.locator(f"{table} thead th").all_text_contents().index(heading) + 1
 
 
 def test_tables_sort_numbers_as_numbers_and_texts_as_texts(open_page: Open) -> None:
@@ -170,3 +170,19 @@ def test_what_is_printed_is_light_and_whole(open_page: Open) -> None:
     assert max(widths) <= 794
     assert page.locator("#utterances tbody tr:visible").count() == 50
     assert page.locator("#utterances .scroll").evaluate("box => box.scrollHeight <= box.clientHeight + 1")
+    heights = page.locator("details table").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
+    assert page.locator("details[open]").count() == 0
+    assert len(heights) >= 3
+    assert min(heights) > 30
+
+
+def test_long_tables_are_laid_out_when_they_are_scrolled_to(open_page: Open) -> None:
+    page = open_page()
+    shown = "row => row.checkVisibility({contentVisibilityAuto: true})"
+    row = page.locator("#utterances tbody tr").first
+    assert not row.evaluate(shown)
+    height = page.evaluate("document.documentElement.scrollHeight")
+    page.locator("#utterances").scroll_into_view_if_needed()
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    assert row.evaluate(shown)
+    assert page.evaluate("document.documentElement.scrollHeight") == pytest.approx(height, abs=2)

@@ -17,9 +17,6 @@ from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.normalise import find_normaliser
 from encodeonce.evaluate.recognisers.base import Recogniser
 from encodeonce.evaluate.resynthesis.cli import main
-from encodeonce.evaluate.resynthesis.report import escaped, table
-from encodeonce.evaluate.resynthesis.run import Sample
-from encodeonce.evaluate.resynthesis.scores import mark
 from encodeonce.evaluate.resynthesis.transcripts import Transcripts
 from encodeonce.store import FeatureStore
 from encodeonce.store.identity import member_key
@@ -98,7 +95,7 @@ def package_audio(root: Path, name: str, first: int, last: int) -> np.ndarray:
     return audio[0, 0, : stored.record["samples"]].numpy()
 
 
-@pytest.mark.parametrize("family", ["encodec", "dac", "mimi", "xcodec"])
+@pytest.mark.parametrize("family", ["encodec", "dac", "mimi", "xcodec", "xcodec2"])
 def test_the_recogniser_hears_what_transformers_decodes(family, tmp_path, hearing):
     codecs = Codecs(tmp_path)
     write_corpus(tmp_path / "data" / "few", LENGTHS[:2])
@@ -121,6 +118,23 @@ def test_the_recogniser_hears_what_transformers_decodes(family, tmp_path, hearin
         expected = codecs.reference(family).audio(utterance.features)
         np.testing.assert_array_equal(heard, expected[: utterance.record["samples"]])
         assert len(expected) > 1000
+
+
+def test_audio_of_a_codec_that_decodes_at_another_rate_is_heard_and_kept_at_that(tmp_path, hearing):
+    codecs = Codecs(tmp_path)
+    write_corpus(tmp_path / "data" / "few", LENGTHS[:2])
+    folder = str(codecs.folder("neucodec"))
+    extract(tmp_path / "data", "few", tmp_path / "store", encoder=folder)
+    recogniser = hearing(sample_rate=24_000)
+    where = ["--to", str(tmp_path / "to"), "--save-audio"]
+    done = run(main, [str(tmp_path / "store"), "--asr", "any", "--codec", folder, *where])
+    assert done.status == 0, done.err
+    for utterance, heard in zip(FeatureStore(tmp_path / "store"), recogniser.heard, strict=True):
+        expected = codecs.reference("neucodec").audio(utterance.features)[: utterance.record["samples"] * 3 // 2]
+        np.testing.assert_array_equal(heard, expected)
+        kept, rate = soundfile.read(tmp_path / "to" / "audio" / f"{member_key(utterance.id)}.wav", dtype="float32")
+        assert rate == 24_000
+        np.testing.assert_array_equal(kept, expected)
 
 
 @pytest.mark.parametrize(
@@ -160,12 +174,12 @@ def test_audio_is_heard_at_the_recognisers_rate(root, tmp_path, hearing):
     assert [len(heard) for heard in recogniser.heard] == lengths
 
 
-def test_rates_are_jiwers_and_the_table_shows_every_text(root, tmp_path, hearing):
+def test_rates_are_jiwers_and_the_report_shows_every_text(root, tmp_path, hearing):
     hearing(lambda samples: f"Words, OF | {len(samples) % 5}!")
     done = resynthesis(root, tmp_path, "--json")
     samples = lines(tmp_path / "samples.jsonl")
     assert sorted(sample["id"] for sample in samples) == NAMES
-    targets, heard = ([sample[name] for sample in samples] for name in ("target", "prediction"))
+    targets, heard = ([sample[name] for sample in samples] for name in ("text", "pred_text"))
     assert targets == [f"words of {int(sample['id'][-3:])}" for sample in samples]
     normalise = find_normaliser("en")
     plain = [normalise(text) for text in targets], [normalise(text) for text in heard]
@@ -177,30 +191,19 @@ def test_rates_are_jiwers_and_the_table_shows_every_text(root, tmp_path, hearing
     }
     assert len(set(expected.values())) == 4
     found = results(tmp_path)
-    assert found["results"] == {"resynthesised": expected}
+    ((title, rates),) = found["results"].items()
+    assert title == done.out.splitlines()[0] == "small, codes, quantizers 0-7, heard by hearing"
+    assert expected.items() <= rates.items()
     assert done.json == found
-    assert found["utterances"] == {"scored": 4, "failed": 0, "without_text": 1}
-    assert sum(sample["errors"] for sample in samples) / sum(sample["words"] for sample in samples) == expected["wer"]
-    assert "rapidfuzz" in found["counts"]["resynthesised"]["wer"]["signature"]
+    assert (found["config"]["failed"], found["config"]["without_text"]) == (0, 1)
+    assert found["n-samples"][title]["effective"] == 4
+    assert "rapidfuzz" in found["signatures"][title]["wer"]
     assert "1 utterances without a text" in done.err
-    assert f"{expected['wer']:.1%}" in done.out
-    rows = (tmp_path / "table.md").read_text().splitlines()
-    assert len(rows) == 2 + 4
-    for row, sample in zip(rows[2:], samples, strict=True):
-        assert f"| {sample['target']} | {sample['prediction'].replace('|', chr(92) + '|')} |" in row
-
-
-def test_a_long_table_shows_the_worst_and_others_and_escapes(tmp_path):
-    normalise = find_normaliser("en")
-    samples = [Sample(f"u{n:03d}", "a b c d", "a b c d" if n < 90 else f"wrong <b>{n}</b>\nall\\") for n in range(100)]
-    marked = [mark(sample, normalise) for sample in samples]
-    shown = table(marked)
-    assert shown == table(marked)
-    worst, others = shown.split("25 others at random")
-    assert worst.count("wrong") == 10
-    assert others.count("a b c d | a b c d") == 25
-    assert r"wrong \<b\>99\</b\> all\\ |" in worst
-    assert escaped("a|b\nc *d* `e` [f](g)") == r"a\|b c \*d\* \`e\` \[f\](g)"
+    assert f"{100 * expected['wer']:.2f} %" in done.out
+    assert f"Report: {tmp_path / 'report.html'}" in done.out
+    shown = (tmp_path / "report.md").read_text().partition("## Targets and predictions")[2]
+    for sample in samples:
+        assert f"| {sample['text']} | {sample['pred_text'].replace('|', chr(92) + '|')} |" in shown
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(root, tmp_path, hearing, monkeypatch):
@@ -221,7 +224,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(root, tmp_path, hearing, monkeyp
     rest = hearing()
     assert resynthesis(root, tmp_path / "again").status == 0
     assert len(rest.heard) == 2
-    for name in ("samples.jsonl", "table.md", "transcripts.jsonl"):
+    for name in ("samples.jsonl", "transcripts.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert results(tmp_path / "again")["results"] == results(tmp_path / "whole")["results"]
     monkeypatch.setattr("encodeonce.evaluate.resynthesis.run.decode", None)  # nothing is decoded in vain
@@ -239,8 +242,9 @@ def test_what_fails_is_named_left_out_and_tried_again(root, tmp_path, hearing):
     failed = texted(root)[1].id
     assert done.status == 1
     assert f"{failed}: CUDA out of memory" in done.err
-    assert done.json["failures"] == {failed: "CUDA out of memory"}
-    assert done.json["utterances"] == {"scored": 3, "failed": 1, "without_text": 1}
+    (details,) = done.json["details"].values()
+    assert details["failures"] == [{"id": failed, "reason": "CUDA out of memory"}]
+    assert (len(lines(tmp_path / "samples.jsonl")), done.json["config"]["failed"]) == (3, 1)
     again = hearing()
     assert resynthesis(root, tmp_path).status == 0
     assert len(again.heard) == 1
@@ -253,8 +257,20 @@ def test_the_original_audio_is_heard_too(root, tmp_path, hearing):
     for number, utterance in zip(range(2), texted(root), strict=False):
         samples, _ = soundfile.read(root / "data" / "few" / f"{utterance.id}.wav", dtype="float32")
         np.testing.assert_array_equal(recogniser.heard[2 * number + 1], samples)
-    assert done.json["results"].keys() == {"original", "resynthesised"}
-    assert lines(tmp_path / "samples.jsonl")[0]["original_prediction"] == f"words {len(recogniser.heard[1])}"
+    samples = lines(tmp_path / "samples.jsonl")
+    texts = [[sample[name] for sample in samples] for name in ("text", "pred_text", "original_pred_text")]
+    assert texts[2] == [f"words {len(recogniser.heard[number])}" for number in (1, 3)]
+    normalise = find_normaliser("en")
+    plain = [list(map(normalise, some)) for some in texts]
+    (rates,) = done.json["results"].values()
+    for name, prefix in (("pred_text", ""), ("original_pred_text", "original_")):
+        heard = plain[1 if name == "pred_text" else 2]
+        assert rates[f"{prefix}wer"] == jiwer.wer(plain[0], heard)
+        assert rates[f"{prefix}cer"] == jiwer.cer(plain[0], heard)
+    (comparison,) = done.json["comparisons"]
+    assert comparison["second"] == "the original audio"
+    assert comparison["difference"] == pytest.approx(rates["wer"] - rates["original_wer"])
+    assert "Against the original audio, 2 utterances in common" in done.out
 
 
 def test_other_audio_than_was_encoded_is_no_original(root, tmp_path, hearing):
@@ -265,7 +281,8 @@ def test_other_audio_than_was_encoded_is_no_original(root, tmp_path, hearing):
     assert done.status == 1
     assert done.err.count("is not the audio that was encoded") == 3
     assert f"{NAMES[0]}: {tmp_path / 'data' / 'few'} has no utterance of this id" in done.err
-    assert "none" in done.out
+    assert ["Utterances", "0"] in [line.split() for line in done.out.splitlines()]
+    assert (tmp_path / "to" / "report.html").is_file()
 
 
 def test_saved_audio_is_what_was_heard_also_after_transcribing(root, tmp_path, hearing):
@@ -277,6 +294,7 @@ def test_saved_audio_is_what_was_heard_also_after_transcribing(root, tmp_path, h
         kept, rate = soundfile.read(tmp_path / "audio" / f"{member_key(utterance.id)}.wav", dtype="float32")
         np.testing.assert_array_equal(kept, heard)
         assert rate == 16000
+    assert (tmp_path / "report.html").read_text().count('src="data:audio/mpeg') >= 2
 
 
 def test_transcripts_of_another_request_are_not_taken(root, tmp_path, hearing, monkeypatch):
@@ -355,4 +373,4 @@ def test_a_real_recogniser_from_end_to_end(root, tmp_path):
     done = run(main, [*arguments, "--to", str(tmp_path), "--limit", "1", "--device", "cpu", "--json"])
     assert done.status == 0, done.err
     assert done.json["config"]["recogniser"].startswith("model|beam:5")
-    assert done.json["utterances"]["scored"] == 1
+    assert len(lines(tmp_path / "samples.jsonl")) == 1

@@ -57,7 +57,17 @@ def test_time_and_flags_are_of_all_hypotheses_and_errors_of_those_with_a_referen
 def test_texts_from_elsewhere_have_no_time_and_no_flags():
     found = score([Hypothesis("a", "b", "a"), Hypothesis("b", "b", "b")], ScoreOptions(language="en", leave_out=QUICK))
     assert not {"rtf", "flagged"} & set(found.scores)
-    assert found.config["intervals"] == "95 %, 10,000 resamples of 2 utterances (the speakers are unknown)"
+    assert found.config["intervals"] == "none, 2 utterances (the speakers are unknown): 10 or more are needed"
+
+
+def test_texts_in_several_languages_without_spaces_are_counted_by_letters():
+    mixed = [
+        Hypothesis("a", "今天", "今日", language="cmn_hans_cn"),
+        Hypothesis("b", "唔該", "唔該", language="yue_hant_hk"),
+    ]
+    found = score(mixed, ScoreOptions(leave_out=QUICK))
+    assert found.scores["wer"].value == 1 / 4
+    assert "in cmn, yue" in found.skipped["normaliser"]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,7 @@ def test_a_language_without_a_normaliser_is_said_and_the_basic_one_used(given, n
     found = score([Hypothesis("a", "Ja!", "ja", language=named)], ScoreOptions(language=given, leave_out=QUICK))
     assert said in found.skipped["normaliser"]
     assert "texts were compared in lower case" in found.skipped["normaliser"]
-    assert found.config["normaliser"].startswith("whisper-basic|")
+    assert found.config["normaliser"].startswith("whisper-basic+marks|")
     assert found.scores["wer"].value == 0
     assert found.scores["wer"].interval is None
 

@@ -103,7 +103,7 @@ def test_students_quantiles_are_scipys():
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 5), st.integers(1, 9), st.sampled_from([*"abcdefgh", None])), min_size=2, max_size=40
+        st.tuples(st.integers(0, 5), st.integers(1, 9), st.sampled_from([*"abcdefgh", None])), min_size=10, max_size=40
     )
 )
 def test_an_interval_holds_its_rate_and_stays_inside_what_can_be(utterances):
@@ -115,10 +115,19 @@ def test_an_interval_holds_its_rate_and_stays_inside_what_can_be(utterances):
     assert (low, high) == bootstrap_interval(errors, words, resamples=500, groups=names)
 
 
-@pytest.mark.parametrize(("errors", "words"), [([], []), ([1], [2]), ([1, 2], [0, 0])])
+@pytest.mark.parametrize(("errors", "words"), [([], []), ([1] * 9, [2] * 9), ([1] * 12, [0] * 3 + [1] * 9)])
 def test_what_has_no_interval_is_refused(errors, words):
-    with pytest.raises(EvaluationError, match="give at least two utterances, with texts"):
+    with pytest.raises(EvaluationError, match="give at least 10 utterances with texts"):
         bootstrap_interval(errors, words)
+
+
+def test_a_degenerate_utterance_among_few_gives_no_interval():
+    errors, words = np.array([500, *[0] * 19]), np.array([1, *[0] * 12, *[8] * 7])
+    few = Bootstrap(Clusters.find(None, 8))
+    assert few.ratio(errors[12:], words[12:]) is few.mean(errors[12:]) is None
+    assert Bootstrap(Clusters.find(None, 20)).ratio(errors, words) is None  # 8 of 20 have words
+    assert Bootstrap(Clusters.find(None, 20)).mean(errors) is not None
+    assert Bootstrap(Clusters.find([*"abcdef"], 6)).mean(np.arange(6)) is not None
 
 
 def p_values(speakers: int, advantage: float, by_speaker: bool = True, tests: int = 600) -> np.ndarray:

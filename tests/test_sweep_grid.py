@@ -1,17 +1,26 @@
 """Grids: every combination once, what is wrong refused by its path, hashes that depend on what a training depends on alone."""
 
+import json
 from collections.abc import Mapping
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.sweep.expand import expand, identity
 from encodeonce.evaluate.sweep.grid import Grid, find_grid, grids, load_grid, parse_grid
+from encodeonce.evaluate.sweep.trained import open_trained, parameters_of
 from encodeonce.train.checks import check_config
-from encodeonce.train.configure import as_values, load_config, parse_config
+from encodeonce.train.config import TrainConfig
+from encodeonce.train.configure import as_values, load_config, parse_config, to_yaml
+from encodeonce.train.model import build_model
+from encodeonce.train.optimiser import trainable_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from test_retrieval import ADAPTERS, OUTPUT, TEXTS
 
 BASE: dict[str, Any] = {"base": "demo-qformer", "evaluate": {"splits": ["dev"]}}
 
@@ -24,6 +33,18 @@ def refused(values: Mapping[str, Any], *words: str) -> str:
     with pytest.raises(EvaluationError) as error:
         expand(parse_grid("some", {**BASE, **values}, words))
     return str(error.value)
+
+
+def write_checkpoint(
+    folder: Path, config: TrainConfig, features: str = "0" * 64, tensors: Mapping[str, torch.Tensor] | None = None
+) -> Path:
+    """A folder that has what a checkpoint has."""
+    folder.mkdir(parents=True)
+    save_file(dict(tensors or {"some": torch.zeros(3, 4)}), folder / "adapter.safetensors")
+    (folder / "config.yaml").write_text(to_yaml(config))
+    found = {"encoder": "toy", "features": features, "outputs": ["letters"], "llm": None, "encodeonce": "0"}
+    (folder / "fingerprints.json").write_text(json.dumps({**found, "step": 7, "dev": None}))
+    return folder
 
 
 AXES = {
@@ -137,6 +158,137 @@ def test_bundles_bases_runs_and_the_command_line_are_put_one_over_the_other():
         ("stc+stg-small-seed0", 3, True),
         ("stc+stg-as-it-is-seed0", 7, True),
     ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 99), min_size=1, max_size=3, unique=True), st.booleans(), st.booleans())
+def test_ways_to_evaluate_share_their_training(beams, bundled, reversed_):
+    """Whichever axis is first, there is one training for each of its own settings and seeds, and a run for each way."""
+    ways: Any = {str(one): {"evaluate": {"beams": one}} for one in beams} if bundled else beams
+    axes = {"queries": [10, 20], "evaluate.beams": ways}
+    if reversed_:
+        axes = dict(reversed(axes.items()))
+    common = {"splits": ["dev"], "options": {"method": "beam", "beams": 100}}
+    runs = expand(grid(grid=axes, seeds=2, evaluate=common))
+    assert [(run.labels["queries"], run.labels["evaluate.beams"], run.seed) for run in runs] == [
+        (*(str(one) for one in (setting[::-1] if reversed_ else setting)), seed)
+        for setting in product(*axes.values())
+        for seed in (0, 1)
+    ]
+    assert len({run.name for run in runs}) == len(runs) == 4 * len(beams)
+    plain = {run.training: run.folder for run in expand(grid(grid={"queries": [10, 20]}, seeds=2))}
+    assert {run.training: run.folder for run in runs} == plain
+    for run in runs:
+        assert run.options == {"method": "beam", "beams": int(run.labels["evaluate.beams"])}
+        assert run.training == f"queries{run.labels['queries']}-seed{run.seed}"
+
+
+def test_an_evaluation_takes_options_away_and_leaves_the_training_alone():
+    common = {"splits": ["dev"], "options": {"method": "beam", "beams": 4, "report": False}}
+    told = {"greedy": {"evaluate": {"method": None, "beams": None}}, "beam": {}, "more": {"evaluate.beams": 9}}
+    greedy, beam, more = expand(grid(runs=told, evaluate=common))
+    assert greedy.options == {"report": False}
+    assert beam.options == common["options"]
+    assert more.options == {**beam.options, "beams": 9}
+    assert {run.folder for run in (greedy, beam, more)} == {greedy.folder}
+    assert {run.training for run in (greedy, beam, more)} == {"greedy-seed0"}
+    (alone,) = expand(grid(grid={"evaluate.method": ["greedy"]}))
+    assert (alone.name, alone.training) == ("greedy-seed0", "demo-qformer-seed0")
+
+
+def test_a_checkpoint_is_one_run_whatever_the_seeds_and_is_known_by_what_is_in_it(tmp_path):
+    config = load_config("demo-qformer", ["seed=5", "data.store=there"])
+    first = write_checkpoint(tmp_path / "a" / "step-000007", config)
+    (tmp_path / "a" / "last").symlink_to("step-000007")
+    moved = write_checkpoint(tmp_path / "b", config)
+    other = write_checkpoint(tmp_path / "c", config, tensors={"some": torch.ones(3, 4)})
+
+    def of(folder: Path, **values: Any) -> dict[str, Any]:
+        return {"checkpoint": str(folder), **values}
+
+    told = {"new": {}, "old": of(tmp_path / "a"), "beam": of(moved, evaluate={"method": "beam"}), "other": of(other)}
+    runs = expand(grid(runs=told, seeds=2, store="here", output_dir=str(tmp_path / "out")))
+    assert [run.name for run in runs] == ["new-seed0", "new-seed1", "old", "beam", "other"]
+    old, beam, others = runs[2:]
+    assert old.checkpoint is not None
+    assert old.checkpoint.folder == first
+    assert (old.seed, old.config.data.store, old.options, beam.options) == (5, "here", {}, {"method": "beam"})
+    assert old.folder == beam.folder != others.folder
+    assert parameters_of(old.checkpoint) == 12
+    axes = {"system": {"a": of(tmp_path / "a"), "c": of(other)}, "evaluate.method": ["greedy", "beam"]}
+    runs = expand(parse_grid("some", {"grid": axes, "evaluate": {"splits": "dev"}}))  # which needs no base
+    assert [(run.name, run.training) for run in runs] == [
+        ("a-greedy", "a"),
+        ("a-beam", "a"),
+        ("c-greedy", "c"),
+        ("c-beam", "c"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"runs": {"a": {"checkpoint": "nowhere"}}}, "run a: there is no folder nowhere"),
+        ({"runs": {"a": {"checkpoint": "."}}}, "run a: . is no checkpoint"),
+        ({"runs": {"a": {"checkpoint": 3}}}, "runs.a.checkpoint=3: take a text"),
+        ({"runs": {"a": {"checkpoint": "A", "base": "x"}}}, "runs.a.base: what has a checkpoint is evaluated"),
+        ({"runs": {"a": {"checkpoint": "A", "adapter.queries": 3}}}, "runs.a.adapter.queries: what has a checkpoint"),
+        ({"runs": {"a": {"checkpoint": "A", "seed": 3}}}, "leave out seed, or checkpoint"),
+        ({"runs": {"a": {"checkpoint": "A"}}}, "base: nothing is trained, as all runs have a checkpoint"),
+        ({"runs": {"a": {"checkpoint": "A"}}, "base": None, "set": {"seed": 1}}, "set: a sweep sets seed"),
+        ({"runs": {"a": {"checkpoint": "A"}}, "base": None, "set": {"training.ema": 1}}, "set: nothing is trained"),
+        ({"runs": {"a": {"checkpoint": "A"}}, "base": None, "seeds": 3}, "seeds: nothing is trained"),
+        ({"runs": {"a": {"checkpoint": "A"}, "b": {}}, "base": None}, "run b-seed0: base is not given"),
+        (
+            {"runs": {"a": {"checkpoint": "A"}, "b": {"checkpoint": "A/"}}},
+            "a (run a) and b (run b) have the same configuration",
+        ),
+        (
+            {"grid": {"system": {"a": {"checkpoint": "A"}, "b": None}, "queries": [1, 2]}},
+            "run a-queries1: adapter.queries of 1 has no use with the checkpoint A",
+        ),
+        (
+            {"grid": {"one": {"a": {"checkpoint": "A"}}, "two": {"b": {"checkpoint": "B"}}}},
+            "run a-b: checkpoint of b has no use with the checkpoint A",
+        ),
+        ({"grid": {"checkpoint": ["A"]}}, "give it a name, such as checkpoint: {small: {checkpoint: A}}"),
+        ({"set": {"checkpoint": "A"}}, "set: checkpoint is no option of a training"),
+        ({"set": {"evaluate.beams": 3}}, "set: evaluate.beams is no option of a training"),
+        ({"runs": {"a": {"evaluate": 3}}}, "runs.a.evaluate=3: take names with values"),
+        ({"runs": {"a": {"evaluate": {"split": "x"}}}}, "runs.a.evaluate.split: a sweep sets it itself"),
+        ({"runs": {"a": {"evaluate": {"splits": "x"}}}}, "runs.a.evaluate.splits is of the whole sweep"),
+        ({"runs": {"a": {"evaluate": {"beams": [None]}}}}, "runs.a.evaluate.beams=[None]: take a text"),
+        ({"grid": {"evaluate.output": ["x"]}}, "grid.evaluate.output: a sweep sets it itself"),
+        ({"runs": {"a": {"evaluate": {"beams": 3}}, "b": {"evaluate.beams": 3}}}, "have the same configuration"),
+        (
+            {"grid": {"queries": [3], "evaluate.beams": [1]}, "runs": {"queries3": {"adapter.queries": 4}}},
+            "have the same name, queries3-seed0: give one another name",
+        ),
+    ],
+)
+def test_what_is_wrong_with_checkpoints_and_evaluations_is_refused(values, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "A", load_config("demo-qformer"))
+    assert told in refused(values)
+
+
+def test_parameters_of_a_checkpoint_are_those_that_were_trained(tmp_path):
+    """Buffers lie in it too: moments of the input, and pairs of the past."""
+    values = {
+        "output_dir": "nowhere",
+        "adapter": ADAPTERS["qformer"],
+        "objectives": {"stc": {"queue": 8}, "stg": {}},
+        "input": {"normalise": "moments"},
+        "text": {"tokenizer": "words"},
+        "training": {"max_steps": 1, "best": "loss"},
+    }
+    config = parse_config(values)
+    model = build_model(config, [OUTPUT], TEXTS)
+    tensors = {name: value.detach().clone() for name, value in model.trainable().items()}
+    trained = sum(weight.numel() for weight in trainable_parameters(model).values())
+    assert trained < sum(value.numel() for value in tensors.values())
+    write_checkpoint(tmp_path / "some", config, tensors=tensors)
+    assert parameters_of(open_trained(str(tmp_path / "some"), "best")) == trained
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,34 @@ def test_long_audio_is_cut_in_its_pauses_and_broken_audio_does_not_stop_the_othe
     assert json.loads((to / "long.json").read_text()) == found
     assert (to / "long.txt").read_text() == found["pred_text"] + "\n"
     assert (to / "long.srt").read_text().startswith("1\n00:00:00,000 --> ")
+    assert "broken.wav is no audio" in json.loads((to / "broken.json").read_text())["error"]
+    assert sorted(path.name for path in to.iterdir() if path.stem != "long") == ["broken.json", "tiny.json"]
+
+
+def test_a_translation_is_written_in_its_language(tmp_path):
+    """Into one without spaces between words: texts of segments are joined without any."""
+    (tmp_path / "data").mkdir()
+    lines = []
+    for seed in range(4):
+        soundfile.write(tmp_path / "data" / f"u{seed}.wav", speech(1.0, seed), RATE)
+        lines.append({"id": f"u{seed}", "audio": f"u{seed}.wav", "text": "a b", "translation_ja": "あ"})
+    (tmp_path / "data" / "dev.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert extract(tmp_path / "data", "dev", tmp_path / "features").status == 0
+    config = {
+        "output_dir": str(tmp_path / "run"),
+        "data": {"store": str(tmp_path / "features"), "train": ["dev"], "target": "translation:ja"},
+        "adapter": {"name": "concat-mlp", "concat": 8, "hidden": 16},
+        "objectives": {"ctc": {}},
+        "training": {"learning_rate": 0.05, "max_steps": 60, "device": "cpu", "threads": 1},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run(train_adapter, [str(tmp_path / "config.yaml"), "--quiet"]).status == 0
+    soundfile.write(tmp_path / "two.wav", np.concatenate([speech(1.0, 0), np.zeros(RATE // 2), speech(1.0, 1)]), RATE)
+    done = run(main, [str(tmp_path / "run"), str(tmp_path / "two.wav"), "--segment-seconds", "1.6", "--json"])
+    assert done.status == 0, done.err
+    (found,) = done.json["files"]
+    assert [set(segment["text"]) for segment in found["segments"]] == [{"あ"}, {"あ"}]
+    assert found["pred_text"] == "".join(segment["text"] for segment in found["segments"])
 
 
 @settings(deadline=None, max_examples=50)

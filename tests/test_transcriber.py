@@ -91,20 +91,25 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small random language models that transformers has saved, by kind; their logits are sharp enough to differ."""
+    """Small random language models, by kind."""
     base = tmp_path_factory.mktemp("llms")
+    torch.manual_seed(8)
+    for kind in KINDS:
+        save_llm(kind, base / kind)
+    return base
+
+
+def save_llm(kind: str, folder: Path) -> None:
+    """Have transformers save a random language model whose logits are sharp enough to differ."""
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(PIECES)}, MERGES, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
-    torch.manual_seed(8)
-    for kind, make in KINDS.items():
-        model = make()
-        for weight in model.parameters():
-            weight.data.mul_(1 + 4 * (weight.ndim > 1))
-        model.save_pretrained(base / kind)
-        fast.save_pretrained(base / kind)
-    return base
+    model = KINDS[kind]()
+    for weight in model.parameters():
+        weight.data.mul_(1 + 4 * (weight.ndim > 1))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
 
 
 def llm_of(folder: Path, **options: Any) -> FrozenLLM:
@@ -340,7 +345,9 @@ def test_an_utterance_is_written_the_same_alone_and_in_a_batch(kind: str, way: s
 @pytest.mark.parametrize("kind", PARTS)
 def test_greedy_texts_are_those_of_the_training(kind: str, folders: Path) -> None:
     model = make(kind, folders)
-    written = Transcriber(model, DecodeOptions(tokens_per_second=None)).write([spoken()], LENGTHS, SECONDS)
+    budgets = {"llm": DecodeOptions(base_tokens=19, tokens_per_second=1)}  # 20 tokens, as llm.max_tokens
+    options = budgets.get(kind, DecodeOptions(base_tokens=999))
+    written = Transcriber(model, options).write([spoken()], LENGTHS, SECONDS)
     assert [one.text for one in written] == model.transcribe([spoken()], LENGTHS)
 
 
@@ -478,6 +485,7 @@ REFUSED: dict[str, Mapping[str, Any]] = {
     "method=sample has no use with ctc": {"writer": "ctc", "method": "sample"},
     "length_penalty=1.0 has no use with ctc": {"writer": "ctc", "method": "beam", "length_penalty": 1.0},
     "no_repeat_ngram=3 has no use with ctc": {"writer": "ctc", "no_repeat_ngram": 3},
+    "tokens_per_second=9 has no use with ctc": {"writer": "ctc", "tokens_per_second": 9},
 }
 
 

@@ -75,6 +75,7 @@ def test_chinese_is_cut_into_characters():
     assert found.value == pytest.approx(sacrebleu.corpus_bleu(written, [said], tokenize="zh").score)
     assert "tok:zh" in found.signature
     assert bleu(said, written).value != pytest.approx(found.value)
+    assert bleu(said, written, language="cmn_hans_cn").value == bleu(said, written, language="yue").value == found.value
 
 
 @pytest.mark.skipif(importlib.util.find_spec("MeCab") is not None, reason="MeCab is installed")

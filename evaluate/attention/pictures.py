@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from encodeonce.evaluate.attention.capture import Attention, read_attention
 from encodeonce.evaluate.attention.draw import Scene, draw_entropy, draw_heads, draw_utterance
 from encodeonce.evaluate.attention.measures import Entropy, coverage, diagonality, entropy, reading
 from encodeonce.evaluate.attention.references import own_word_times
+from encodeonce.evaluate.attention.timing import Timing, check_times, time_words
+from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.report.extras import Picture
 from encodeonce.extract.audio import AudioError, read_audio
 from encodeonce.extract.corpora.base import Utterance
@@ -19,6 +22,21 @@ from encodeonce.store.utterance import StoredUtterance
 from encodeonce.train.model import AdapterModel
 
 MELS, HOP_SECONDS = 80, 0.01
+
+
+@dataclass
+class Drawn:
+    """What was drawn, and how the attention does as a clock.
+
+    Attributes:
+        pictures: in the order in which they are shown.
+        timings: of utterances whose word times are known, by id.
+        left_out: why an utterance is not among them, by id; not of one that nobody gave times for.
+    """
+
+    pictures: list[Picture] = field(default_factory=list)
+    timings: dict[str, Timing] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def attention_pictures(
@@ -31,7 +49,8 @@ def attention_pictures(
     audio: Mapping[str, Path] | None = None,
     hypotheses: Mapping[str, str] | None = None,
     words: Mapping[str, Sequence[Word]] | None = None,
-) -> list[Picture]:
+    texts: Mapping[str, str] | None = None,
+) -> Drawn:
     """Draw two pictures for each utterance, and one of the entropy of all; nothing where `why_no_attention` has a reason.
 
     Args:
@@ -40,39 +59,87 @@ def attention_pictures(
         folder: where the PNG files go; it is made.
         audio: the file that an utterance is in; where it begins in it the store says. Without: the features are drawn.
         hypotheses: what was written, by id; without, the Q-Former writes by itself, where it can.
-        words: when each word is said, by id; without, the corpus's own column `words`, where it has one.
+        words: when each word is said, by id; where it has none, the corpus's own column `words`; else words are spread evenly.
+        texts: what was said, by id, as the model was trained to write it: where word times are known, those of attention are held
+            against them.
 
     Raises:
         StoreError: matplotlib is missing, or a file cannot be written. EvaluationError: damaged word times.
     """
-    pictures: list[Picture] = []
+    drawn = Drawn()
     entropies: list[Entropy] = []
-    device = next(model.parameters()).device
     for name in ids:
         utterance = store[name]
-        values = [torch.from_numpy(np.array(utterance[output]))[None].to(device) for output in outputs]
-        written = None if hypotheses is None or name not in hypotheses else [hypotheses[name]]
-        lengths = torch.tensor([utterance.frames], device=device)
-        for attention in read_attention(model, values, lengths, store.frame_rate, written):
-            scene = _scene(attention, utterance, outputs[0], (audio or {}).get(name), (words or {}).get(name, ()))
-            entropies.append(entropy(attention))
-            pictures += _drawn(attention, scene, name, folder)
+        attention = _look(model, utterance, outputs, (hypotheses or {}).get(name))
+        if attention is None:
+            continue
+        known = _known(utterance, words)
+        timing = _held(model, utterance, outputs, (texts or {}).get(name), known)
+        scene = _scene(
+            attention, utterance, outputs[0], (audio or {}).get(name), [] if isinstance(known, str) else known
+        )
+        entropies.append(entropy(attention))
+        drawn.pictures += _pictures(attention, scene, name, folder, timing)
+        if isinstance(timing, Timing):
+            drawn.timings[name] = timing
+        elif timing:
+            drawn.left_out[name] = timing
     if entropies:
         path = folder / "attention-entropy.png"
         draw_entropy(entropies, path)
-        pictures.append(Picture(path, "Entropy by layer", _entropy_caption(entropies)))
-    return pictures
+        drawn.pictures.append(Picture(path, "Entropy by layer", _entropy_caption(entropies)))
+    return drawn
 
 
-def _drawn(attention: Attention, scene: Scene, name: str, folder: Path) -> list[Picture]:
+def _look(
+    model: AdapterModel, utterance: StoredUtterance, outputs: Sequence[str], text: str | None
+) -> Attention | None:
+    """The attention of an utterance, by a model that is made to write a text; None: what it writes by itself."""
+    device = next(model.parameters()).device
+    values = [torch.from_numpy(np.array(utterance[output]))[None].to(device) for output in outputs]
+    lengths = torch.tensor([utterance.frames], device=device)
+    found = read_attention(model, values, lengths, utterance.store.frame_rate, None if text is None else [text])
+    return next(iter(found), None)
+
+
+def _known(utterance: StoredUtterance, words: Mapping[str, Sequence[Word]] | None) -> list[Word] | str:
+    """When the words of an utterance are said; or why that is not known, which is empty where nobody gave times."""
+    known = list((words or {}).get(utterance.id, ())) or own_word_times(utterance)
+    if not known:
+        return "" if words is None else "there are no word times of it"
+    try:
+        check_times(known, utterance.duration)
+    except EvaluationError as error:
+        return str(error)
+    return known
+
+
+def _held(
+    model: AdapterModel, utterance: StoredUtterance, outputs: Sequence[str], text: str | None, known: list[Word] | str
+) -> Timing | str:
+    """How far attention's words are from the known ones; or why that cannot be told."""
+    if isinstance(known, str):
+        return known
+    if not text:
+        return "what is said in it is not known"
+    attention = _look(model, utterance, outputs, text)
+    try:
+        assert attention is not None
+        return time_words(attention, text, known)
+    except EvaluationError as error:
+        return str(error)
+
+
+def _pictures(attention: Attention, scene: Scene, name: str, folder: Path, timing: Timing | str) -> list[Picture]:
     stem = re.sub(r"[^\w.-]+", "_", name)
     whole, sheet = folder / f"attention-{stem}.png", folder / f"attention-{stem}-heads.png"
     draw_utterance(attention, scene, whole)
     draw_heads(attention, f"{name}: every layer and head", sheet)
     _, heads, queries, frames = attention.weights.shape
     many = f"{queries} queries over {frames} frames ({attention.seconds:.1f} s)"
+    told = " ".join(filter(None, [f"{name}: {many}.", _summary(attention), _clock(timing)]))
     return [
-        Picture(whole, f"Attention of {name}", f"{name}: {many}. {_summary(attention)}", name),
+        Picture(whole, f"Attention of {name}", told, name),
         Picture(sheet, f"Layers and heads of {name}", f"{name}: {heads} heads each. {_by_layer(attention)}", name),
     ]
 
@@ -90,6 +157,17 @@ def _summary(attention: Attention) -> str:
     return "; ".join(said) + "."
 
 
+def _clock(timing: Timing | str) -> str:
+    """How the attention does as a clock; empty where nobody gave times."""
+    if isinstance(timing, str):
+        return f"Not held against word times: {timing}." if timing else ""
+    ends = (
+        f"{errors.mean():.3f} s off {how} (median {np.median(errors):.3f} s)"
+        for how, errors in (("by attention", timing.attention), ("spread evenly", timing.evenly))
+    )
+    return f"The middles of {len(timing.evenly)} of its {timing.said} words, against known times: {', '.join(ends)}."
+
+
 def _by_layer(attention: Attention) -> str:
     read = zip(attention.layers, coverage(attention), strict=True)
     return "Frames that some query reads more than evenly: " + ", ".join(f"{s:.0%} in layer {n}" for n, s in read) + "."
@@ -102,9 +180,8 @@ def _entropy_caption(entropies: Sequence[Entropy]) -> str:
 
 
 def _scene(
-    attention: Attention, utterance: StoredUtterance, output: str, audio: Path | None, said: Sequence[Word]
+    attention: Attention, utterance: StoredUtterance, output: str, audio: Path | None, known: Sequence[Word]
 ) -> Scene:
-    known = list(said) or own_word_times(utterance)
     text = (utterance.text or "").split()
     spectrogram = None if audio is None else _spectrogram(utterance, audio)
     sound = _features(utterance[output]) if spectrogram is None else spectrogram

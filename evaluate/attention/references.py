@@ -1,8 +1,9 @@
 """When words are said, from where it is known: CTM and TextGrid files, a corpus's own column, or CTC's forced alignment."""
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,46 @@ from encodeonce.train.objectives.ctc import BLANK
 
 INTERVAL = re.compile(r'xmin\s*=\s*(\S+)\s+xmax\s*=\s*(\S+)\s+text\s*=\s*"((?:[^"]|"")*)"')
 """Of a TextGrid in Praat's long form."""
+TEXT_GRID, CTM = ".textgrid", ".ctm"
 SILENCES = {"", "sil", "sp", "spn", "<eps>", "<unk>"}
 
 
-def read_word_times(path: Path) -> dict[str, list[Word]]:
-    """Words by utterance id, from a CTM file, or a folder of `<id>.TextGrid` files (of the Montreal Forced Aligner).
+def read_word_times(path: Path, ids: Collection[str]) -> dict[str, list[Word]]:
+    """Words of utterances, in seconds from their beginning, from a CTM file, a TextGrid, or a folder of such files at any depth.
+
+    A CTM file names its utterances itself. A TextGrid (of the Montreal Forced Aligner) is of the utterance that it is called
+    after: by its path below the folder, else by its name alone.
+
+    Args:
+        ids: of the utterances that are wanted; others are passed over.
 
     Raises:
-        EvaluationError: there is neither, or one is damaged; the message names the line.
+        EvaluationError: there are no such files, none of them is of these utterances, two are of the same one, or one is
+            damaged; the message names the line.
     """
+    files = [path]
     if path.is_dir():
-        found = {file.stem: _text_grid(file) for file in sorted(path.rglob("*.TextGrid"))}
-        if not found:
-            raise EvaluationError(f"{path} holds no .TextGrid file; give a folder that does, or a CTM file")
-        return found
-    return _ctm(path)
+        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in (TEXT_GRID, CTM) and file.is_file()]
+        if not files:
+            raise EvaluationError(f"{path} holds no .TextGrid and no .ctm file; give a folder that does, or a CTM file")
+    wanted, others = set(ids), dict[str, None]()
+    found: dict[str, list[Word]] = {}
+    source: dict[str, Path] = {}
+    for file in files:
+        read = (
+            _text_grids(file, path, wanted, others) if file.suffix.lower() == TEXT_GRID else _ctm(file, wanted, others)
+        )
+        for name, words in read.items():
+            if name in found:
+                raise EvaluationError(f"{source[name]} and {file} both have the words of {name}; leave one of them out")
+            found[name], source[name] = words, file
+    if not found:
+        named = f"those of {next(iter(others))}" if others else "nothing"
+        looked = f"such as {next(iter(ids))}" if ids else "for there is none"
+        raise EvaluationError(
+            f"{path} has the word times of no utterance that is evaluated, {looked}, but {named}; name them by the utterances' ids"
+        )
+    return found
 
 
 def own_word_times(utterance: StoredUtterance) -> list[Word]:
@@ -40,7 +66,7 @@ def own_word_times(utterance: StoredUtterance) -> list[Word]:
     words = utterance.metadata.get("words")
     try:
         words = json.loads(words) if isinstance(words, str) else words
-        return [Word(str(one["word"]), float(one["start"]), float(one["end"])) for one in words or ()]
+        return [_word(str(one["word"]), float(one["start"]), float(one["end"])) for one in words or ()]
     except (ValueError, KeyError, TypeError):
         raise EvaluationError(
             f'utterance {utterance.id}: the column words is no list of {{"word": ..., "start": ..., "end": ...}} in seconds'
@@ -88,21 +114,33 @@ def force_align(log_posteriors: np.ndarray, alphabet: Sequence[str], text: str, 
     return made
 
 
-def _ctm(path: Path) -> dict[str, list[Word]]:
+def _ctm(path: Path, wanted: Set[str], others: dict[str, None]) -> dict[str, list[Word]]:
     found: dict[str, list[Word]] = {}
     for number, line in enumerate(_lines(path), 1):
         if not line.strip() or line.startswith(";;"):
             continue
         try:
-            name, _, start, length, word = line.split()[:5]
-            begin, end = float(start), float(start) + float(length)
+            name, _, start, length, text = line.split()[:5]
+            word = _word(text, float(start), float(start) + float(length))
         except ValueError:
             raise EvaluationError(
                 f"{path}, line {number}: {line.strip()[:80]!r} is no line of a CTM file: utterance channel start length word"
             ) from None
-        if word.lower() not in SILENCES:
-            found.setdefault(name, []).append(Word(word, begin, end))
+        if name not in wanted:
+            others[name] = None
+        elif text.lower() not in SILENCES:
+            found.setdefault(name, []).append(word)
     return {name: sorted(words, key=lambda word: word.start) for name, words in found.items()}
+
+
+def _text_grids(path: Path, folder: Path, wanted: Set[str], others: dict[str, None]) -> dict[str, list[Word]]:
+    """The one TextGrid of a file, by the id of its utterance; empty where that is not wanted."""
+    inside = path.stem if path == folder else path.relative_to(folder).with_suffix("").as_posix()
+    name = inside if inside in wanted else path.stem
+    if name in wanted:
+        return {name: _text_grid(path)}
+    others[inside] = None
+    return {}
 
 
 def _text_grid(path: Path) -> list[Word]:
@@ -110,16 +148,28 @@ def _text_grid(path: Path) -> list[Word]:
     words = [tier for tier in tiers if re.search(r'name\s*=\s*"words?"', tier)]
     if not words:
         raise EvaluationError(f'{path} has no tier "words" in Praat\'s long form; export it so, or give a CTM file')
+    told, found = re.search(r"intervals:\s*size\s*=\s*(\d+)", words[0]), INTERVAL.findall(words[0])
+    if told and int(told[1]) != len(found):
+        raise EvaluationError(f"{path} has {len(found)} intervals of words, and says {told[1]}; write it again")
     try:
-        intervals = [(float(a), float(b), text.replace('""', '"')) for a, b, text in INTERVAL.findall(words[0])]
+        intervals = [_word(text.replace('""', '"'), float(a), float(b)) for a, b, text in found]
     except ValueError:
-        raise EvaluationError(f"{path}: an interval's time is no number of seconds") from None
-    return [Word(text, a, b) for a, b, text in intervals if text.strip().lower() not in SILENCES]
+        raise EvaluationError(
+            f"{path}: an interval's times are no seconds from the beginning, one after the other"
+        ) from None
+    return [word for word in intervals if word.word.strip().lower() not in SILENCES]
+
+
+def _word(text: str, start: float, end: float) -> Word:
+    """A word. Raises: ValueError: it ends before it begins, or begins before the utterance."""
+    if not 0 <= start <= end < math.inf:
+        raise ValueError
+    return Word(text, start, end)
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
     except UnicodeDecodeError:

@@ -9,6 +9,9 @@ import torch
 from encodeonce.store.reader import FeatureStore
 from torch import Tensor
 
+FRAMES_PER_BATCH, UTTERANCES_PER_BATCH = 4000, 64
+"""Where nobody says otherwise."""
+
 
 @dataclass(frozen=True)
 class FeatureBatch:
@@ -52,6 +55,20 @@ def read_batches(store: FeatureStore, outputs: Sequence[str], batches: Sequence[
             batch = (ahead or reader.submit(_read, store, outputs, positions)).result()
             ahead = reader.submit(_read, store, outputs, batches[number + 1]) if number + 1 < len(batches) else None
             yield batch
+
+
+def utterance_batches(
+    store: FeatureStore, outputs: Sequence[str], positions: np.ndarray, device: torch.device | str
+) -> Iterator[tuple[list[int], FeatureBatch]]:
+    """Utterances of a store with their features on a device, the longest first, each batch with its places in `positions` `[N]`.
+
+    Raises:
+        StoreError: no such output, or a damaged shard.
+    """
+    plan = plan_batches(store.frames[positions], FRAMES_PER_BATCH, UTTERANCES_PER_BATCH)
+    for places, batch in zip(plan, read_batches(store, outputs, [positions[row] for row in plan]), strict=True):
+        values = [output.to(device) for output in batch.outputs]
+        yield places.tolist(), FeatureBatch(batch.positions, values, batch.lengths.to(device))
 
 
 def _read(store: FeatureStore, outputs: Sequence[str], positions: np.ndarray) -> FeatureBatch:

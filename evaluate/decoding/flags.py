@@ -4,7 +4,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from encodeonce.evaluate.normalise import UNSPACED
+from encodeonce.evaluate.normalise import is_unspaced
 
 PUNCTUATION = (
     string.punctuation
@@ -50,7 +50,7 @@ def flags_of(text: str, reference_seconds: float | None, ended: bool, language: 
         ended: the end token came before the budget of tokens was used up.
         language: its code; None: one with spaces between words.
     """
-    spaced = (language or "").partition("-")[0].lower() not in UNSPACED
+    spaced = not is_unspaced(language)
     text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     words = [word for part in text.split() if (word := part.strip(PUNCTUATION))]
     letters = "".join(filter(str.isalnum, text))

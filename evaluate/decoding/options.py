@@ -31,8 +31,8 @@ class DecodeOptions:
         top_p: with sample: draw from the likeliest tokens that hold so much of the probability. None: 1, all.
         seed: with sample; what is drawn for an utterance depends on it and on the utterance's id. None: 0.
         no_repeat_ngram: forbid to write the same so many tokens twice. None: nothing is forbidden.
-        tokens_per_second: tokens at most are `base_tokens` and so many for each second of audio. "auto": 12, of a vocabulary of
-            characters 36; None: what the training allowed, however long the audio.
+        tokens_per_second: of llm and stg: tokens at most are `base_tokens` and so many for each second of audio. None: 12, of a
+            vocabulary of characters 36.
         base_tokens: see there.
         frames_per_batch: stored frames that are decoded together at most, padding included. A longer utterance goes alone.
         utterances_per_batch: that are decoded together at most.
@@ -54,7 +54,7 @@ class DecodeOptions:
     top_p: float | None = None
     seed: int | None = None
     no_repeat_ngram: int | None = None
-    tokens_per_second: float | Literal["auto"] | None = "auto"
+    tokens_per_second: float | None = None
     base_tokens: int = 16
     frames_per_batch: int = 20_000
     utterances_per_batch: int = 64
@@ -70,7 +70,7 @@ class DecodeOptions:
                 raise EvaluationError(f"{name}={value!r}: take one of {', '.join(filter(None, allowed))}")
         for name, (holds, wanted) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and value != "auto" and not holds(value):
+            if value is not None and not holds(value):
                 raise EvaluationError(f"{name}={value!r}: take {wanted}")
         self._check_together()
 
@@ -96,7 +96,7 @@ class DecodeOptions:
             raise EvaluationError(
                 "method=sample has no use with ctc, which tells all frames at once: take greedy or beam"
             )
-        for name in ("length_penalty", "no_repeat_ngram"):
+        for name in ("length_penalty", "no_repeat_ngram", "tokens_per_second"):
             if (value := getattr(self, name)) is not None:
                 raise EvaluationError(
                     f"{name}={value} has no use with ctc, which writes no token after another: leave it out"
@@ -125,7 +125,7 @@ def choose_writer(options: DecodeOptions, config: TrainConfig) -> Writer:
             f"writer={writer}: this checkpoint was trained for {', '.join(trained)}; take one of these"
         )
     options = replace(options, writer=writer)  # checks what has no use with it
-    if writer == "ctc" and options.method == "beam" and not _tells_characters(config):
+    if writer == "ctc" and options.method == "beam" and not tells_characters(config):
         what = "method=beam" if options.language_model is None else f"language_model={options.language_model}"
         raise EvaluationError(
             f"{what}: the beam search is over characters, and this checkpoint's CTC tells others "
@@ -134,7 +134,15 @@ def choose_writer(options: DecodeOptions, config: TrainConfig) -> Writer:
     return writer
 
 
-def _tells_characters(config: TrainConfig) -> bool:
+def choose_precision(options: DecodeOptions, config: TrainConfig, device: str) -> Literal["float32", "bfloat16"]:
+    """Of the adapter's arithmetic on a device (cpu, cuda, cuda:N): what the options say, or what auto means there."""
+    if options.precision != "auto":
+        return options.precision
+    return "bfloat16" if device.startswith("cuda") and config.training.mixed_precision == "bf16" else "float32"
+
+
+def tells_characters(config: TrainConfig) -> bool:
+    """Whether a training has a CTC, and one over characters."""
     units = config.objectives.ctc and config.objectives.ctc.units
     return units == "characters" or (units == "text" and config.text.tokenizer == "characters")
 

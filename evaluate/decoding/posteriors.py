@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from encodeonce.evaluate.decoding.batches import utterance_batches
 from encodeonce.store.reader import FeatureStore
+from encodeonce.store.streaming.where import matching
 from encodeonce.train.checkpoint import load_checkpoint
 from encodeonce.train.errors import TrainingError
 from encodeonce.train.model import AdapterModel, open_model
 from encodeonce.train.objectives.ctc import BLANK, CTC
-
-FRAMES_PER_BATCH = 4000
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,6 @@ def compute_posteriors(
     return posteriors_of(open_model(found, store, device), store, found.fingerprints.outputs, where, device)
 
 
-@torch.inference_mode()
 def posteriors_of(
     model: AdapterModel,
     store: FeatureStore,
@@ -57,27 +57,30 @@ def posteriors_of(
     device: torch.device | str = "cpu",
 ) -> Posteriors:
     """Log posteriors of a store's utterances by a model in evaluation mode; see `compute_posteriors`."""
-    alphabet, objective = alphabet_of(model), model.objectives["ctc"]
-    assert isinstance(objective, CTC)
-    frames: dict[str, np.ndarray] = {}
-    stream = store.stream(
-        frames_per_batch=max(FRAMES_PER_BATCH, int(store.frames.max(initial=0))),
-        outputs=list(outputs),
-        where=where,
-        columns=(),
-        shuffle="none",
-        dtype="float32",
-        rank=0,
-        world_size=1,
-    )
-    for batch in stream:
-        values = [torch.as_tensor(values).to(device) for values, _ in batch.outputs.values()]
-        adapted = model.hear(values, torch.as_tensor(batch.lengths).to(device)).adapted
-        logits, emissions = objective.logits(adapted)
-        shares = logits.float().log_softmax(2).cpu().numpy()
-        for name, row, length in zip(batch.ids, shares, emissions.tolist(), strict=True):
-            frames[name] = row[:length].copy()
+    alphabet = alphabet_of(model)
+    positions = np.arange(len(store)) if where is None else np.sort(matching(store, where))
+    ids = [store.id(position) for position in positions.tolist()]
+    frames = dict.fromkeys(ids, np.empty((0, len(alphabet)), np.float32))  # in the store's order
+    for places, batch in utterance_batches(store, outputs, positions, device):
+        for place, found in zip(places, batch_posteriors(model, batch.outputs, batch.lengths), strict=True):
+            frames[ids[place]] = found
     return Posteriors(alphabet, frames)
+
+
+@torch.inference_mode()
+def batch_posteriors(model: AdapterModel, outputs: Sequence[Tensor], lengths: Tensor) -> list[np.ndarray]:
+    """What a model's CTC says of each utterance of a batch: `[emissions, C]` float32, nats.
+
+    Args:
+        model: in evaluation mode, with CTC.
+        outputs: `[B, T, D]` features or `[B, T, K]` codes, one tensor a stored output, on the model's device.
+        lengths: `[B]` frames, there too.
+    """
+    objective = model.objectives["ctc"]
+    assert isinstance(objective, CTC)
+    logits, emissions = objective.logits(model.hear(outputs, lengths).adapted)
+    shares = logits.float().log_softmax(2).cpu().numpy()
+    return [row[:length].copy() for row, length in zip(shares, emissions.tolist(), strict=True)]
 
 
 def alphabet_of(model: AdapterModel) -> list[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from encodeonce.evaluate.decoding.batches import FeatureBatch, plan_batches, read_batches
 from encodeonce.evaluate.decoding.flags import flags_of
 from encodeonce.evaluate.decoding.lines import ABOUT, HypothesisLines
-from encodeonce.evaluate.decoding.options import DecodeOptions, Writer, choose_writer
+from encodeonce.evaluate.decoding.options import DecodeOptions, Writer, choose_precision, choose_writer
 from encodeonce.evaluate.decoding.transcriber import Transcriber, Written
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.hypotheses import Hypothesis
@@ -25,7 +25,9 @@ from encodeonce.store.streaming.where import matching
 from encodeonce.store.table import TRANSLATION
 from encodeonce.train.checkpoint import ADAPTER, Checkpoint, check_fits
 from encodeonce.train.corpus import targets
+from encodeonce.train.llm.fingerprint import fingerprint
 from encodeonce.train.model import AdapterModel, open_model
+from encodeonce.train.pretrained import find_llm
 from encodeonce.train.validation import pick_sample
 
 BUSY = ".decoding"
@@ -154,8 +156,8 @@ def decode_split(
     Raises:
         EvaluationError: nothing to decode, options that do not fit the checkpoint, too little memory, or a folder with hypotheses
             of something else; the message says what differs.
-        TrainingError: a checkpoint of other features, or no such text column. StoreError: no such output or column, a damaged
-            shard, a place that cannot be written, or that another process writes into.
+        TrainingError: a checkpoint of other features, no such text column, or no such language model. StoreError: no such output
+            or column, a damaged shard, a place that cannot be written, or that another process writes into.
     """
     options = options or DecodeOptions()
     writer = choose_writer(options, checkpoint.config)
@@ -210,7 +212,7 @@ def _origin(
     device: str,
 ) -> dict[str, Any]:
     """What hypotheses are of: a run with any of it otherwise writes others; the last part is told along."""
-    trained, store = checkpoint.fingerprints, selection.store
+    trained, store, language_model = checkpoint.fingerprints, selection.store, options.language_model
     return {
         "checkpoint": {
             "adapter_sha256": sha256_of(checkpoint.folder / ADAPTER),
@@ -226,7 +228,12 @@ def _origin(
             "audio_sha256": sha256("\n".join(row["audio_sha256"] for row in selection.rows).encode()).hexdigest(),
             "text": selection.target,
         },
-        "decoding": {**options.to_json(), "writer": writer},
+        "decoding": {
+            **options.to_json(),
+            "writer": writer,
+            "precision": choose_precision(options, checkpoint.config, device),
+            "language_model_fingerprint": language_model and fingerprint(find_llm(language_model)),
+        },
         ABOUT: {
             "checkpoint": str(checkpoint.folder),
             "store": str(store.path),

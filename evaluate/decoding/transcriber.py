@@ -16,6 +16,7 @@ from encodeonce.evaluate.decoding.options import (
     CTC_BEAMS,
     TOKENS_PER_SECOND,
     DecodeOptions,
+    choose_precision,
     choose_writer,
 )
 from encodeonce.evaluate.decoding.posteriors import Posteriors, alphabet_of
@@ -110,7 +111,7 @@ class Transcriber:
         assert isinstance(objective, LanguageModelObjective)
         llm, soft = objective.llm, objective.soft(adapted)
         room = [llm.limit - len(llm.prompt) - n if llm.limit else None for n in soft.lengths.tolist()]
-        budgets = [self._budget(llm.max_tokens, most, span) for most, span in zip(room, seconds, strict=True)]
+        budgets = [self._budget(most, span) for most, span in zip(room, seconds, strict=True)]
         fits = [row for row, budget in enumerate(budgets) if budget > 0]
         written = [Written("", (), None, False)] * len(budgets)  # what stays for those that leave no room to write
         if fits:
@@ -124,7 +125,7 @@ class Transcriber:
         text, most = self._model.vocabularies.text, self._model.most_text
         assert text is not None
         assert isinstance(adapted, Queries)
-        budgets = [self._budget(most, most, span) for span in seconds]
+        budgets = [self._budget(most, span) for span in seconds]
         found = self._search(QFormerTokens(self._model.adapter, adapted, text), budgets, names)
         return [_written(text.decode(one.tokens), one) for one in found]
 
@@ -138,11 +139,9 @@ class Transcriber:
             choose = Drawn(options.seed or 0, names, max(budgets), options.temperature or 1.0, options.top_p or 1.0)
         return write_one_by_one(model, budgets, choose, options.no_repeat_ngram)
 
-    def _budget(self, trained: int, most: int | None, seconds: float) -> int:
-        """Tokens that an utterance may have: what the training allowed, or what the options say, and never more than `most`."""
-        rate = self._options.tokens_per_second
-        rate = self._rate if rate == "auto" else rate
-        wanted = trained if rate is None else self._options.base_tokens + ceil(rate * seconds)
+    def _budget(self, most: int | None, seconds: float) -> int:
+        """Tokens that an utterance may have: what the options say, and never more than `most`."""
+        wanted = self._options.base_tokens + ceil((self._options.tokens_per_second or self._rate) * seconds)
         return wanted if most is None else min(wanted, most)
 
     def _write_ctc(self, adapted: Adapted) -> list[Written]:
@@ -170,11 +169,8 @@ class Transcriber:
         return [beam_text(frames, self._alphabet, beam) for frames in posteriors.frames.values()]
 
     def _arithmetic(self) -> torch.autocast:
-        precision, device = self._options.precision, self._device.type
-        if precision == "auto":
-            trained = self._model.config.training.mixed_precision
-            precision = "bfloat16" if device == "cuda" and trained == "bf16" else "float32"
-        return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+        precision = choose_precision(self._options, self._model.config, self._device.type)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     @contextmanager
     def _in_memory(self, utterances: int, frames: int) -> Iterator[None]:

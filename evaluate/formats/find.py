@@ -66,6 +66,7 @@ def read_texts(path: Path, role: Role, format: str | None = None) -> Texts:
         if entry.id is None:
             continue
         if entry.id in seen:
-            raise entry.line.wrong(f"id {entry.id} is there twice, first in line {seen[entry.id].line.number}")
+            told = "; if these are texts without ids, give --format plain" if name == "kaldi" and format is None else ""
+            raise entry.line.wrong(f"id {entry.id} is there twice, first in line {seen[entry.id].line.number}{told}")
         seen[entry.id] = entry
     return Texts(path, name, entries)

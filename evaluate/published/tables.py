@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from encodeonce.evaluate.evaluation import Evaluation
+from encodeonce.evaluate.evaluation import RESYNTHESIS, Evaluation
 
 FILES = ("thesis.json", "rivals.json")
 TEST_SETS = "test-sets.json"
@@ -87,6 +87,20 @@ def published_tables() -> tuple[PublishedTable, ...]:
     return tuple(_table(entry, part["source"]) for part in read for entry in part["tables"])
 
 
+def beside_published(evaluation: Evaluation) -> list[PublishedTable]:
+    """The published tables of the evaluation's tasks with its row in them, and a table of what no test set of theirs has."""
+    tables, tasks = published_tables(), tasks_of(evaluation)
+    ours = elsewhere(tables, [evaluation])
+    same = [beside(table, [evaluation]) for table in tables if table.task in tasks]
+    return same + ([ours] if ours else [])
+
+
+def tasks_of(evaluation: Evaluation) -> set[str]:
+    """What an evaluation has figures of, in the words of `PublishedTable.task`."""
+    found: set[str] = {evaluation.task} if evaluation.utterances else set()
+    return found | ({RESYNTHESIS} if RESYNTHESIS in evaluation.details else set())
+
+
 def beside(table: PublishedTable, evaluations: Sequence[Evaluation]) -> PublishedTable:
     """A table with ours below its rows, in the columns of the test set that was evaluated; one that fits none is left out."""
     ours = []
@@ -145,7 +159,8 @@ def known_test_set(evaluation: Evaluation) -> str | None:
 
 def _own(evaluation: Evaluation, tables: Sequence[PublishedTable]) -> list[Column]:
     """The metrics of its task, on its own test set."""
-    test_set = f"{evaluation.config.get('split') or 'given texts'}, {len(evaluation.utterances):,} utterances"
+    count = len(evaluation.utterances)
+    test_set = f"{evaluation.config.get('split') or 'given texts'}, {count:,} utterance{'s' * (count != 1)}"
     metrics = (column.metric for table in tables if table.task == evaluation.task for column in table.columns)
     return [Column(metric, test_set) for metric in dict.fromkeys(metrics)]
 

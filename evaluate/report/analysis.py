@@ -24,6 +24,9 @@ from encodeonce.evaluate.report.confusions import WordError, WordErrors, word_er
 
 __all__ = ["Analysis", "Band", "LengthRatio", "MeaningBand", "WordError", "WordErrors", "analyse"]
 
+SPOKEN = ("recognition", "resynthesis")
+"""Tasks whose references are what was said, word by word: in others a word error is no mistake."""
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -39,7 +42,7 @@ class Analysis:
         confusions: substitutions, deletions and insertions, the most frequent first.
         erroneous: utterances with a word error; where more than `confusions.aligned`, the counts are of that many of them.
         worst: by WER, then by errors.
-        median: those in the middle when all are put in order of WER, then of length.
+        median: those in the middle when all are put in order of WER, then of length, and not among the worst.
         flags: utterances by flag, the most frequent first.
         notices: sentences that hold of this evaluation.
     """
@@ -87,15 +90,21 @@ def analyse(evaluation: Evaluation, examples: int = 10, most: int = 20) -> Analy
     meaning, ratio = meaning_by_errors(columns), length_ratio(columns)
     confusions = word_errors(utterances, most)
     flags = dict(Counter(flag for one in utterances for flag in one.source.flags).most_common())
-    sentences = (
+    of_words = (
         *notices.kinds_of_error(columns),
+        *notices.writing(evaluation.scores),
         *notices.concentration(columns),
         *notices.furthest_speaker(columns, speakers),
         *notices.worst_band(durations, overall, "Utterances"),
         *notices.worst_band(lengths, overall, "References"),
-        *notices.lengths(ratio),
         *notices.one_confusion(confusions, errors, erroneous),
         *notices.meaning(meaning),
+    )
+    languages = Counter(one.source.language for one in utterances if one.source.language is not None)
+    sentences = (
+        *(of_words if evaluation.task in SPOKEN else ()),
+        *(notices.languages(languages) if evaluation.task == "translation" else ()),
+        *(notices.lengths(ratio) if evaluation.task != "labels" else ()),
         *notices.flagged(flags, sum(bool(one.source.flags) for one in utterances), len(utterances)),
     )
     return Analysis(
@@ -125,4 +134,6 @@ def _worst(utterances: Sequence[Scored], columns: Columns, count: int) -> tuple[
 def _median(utterances: Sequence[Scored], columns: Columns, count: int) -> tuple[Scored, ...]:
     order = np.lexsort((columns.words, columns.wer))
     first = max(0, (len(order) - count) // 2)
-    return tuple(utterances[i] for i in order[first : first + count])
+    worst = {id(one) for one in _worst(utterances, columns, count)}
+    middle = [utterances[i] for i in order[first : first + count]]
+    return tuple(one for one in middle if id(one) not in worst)

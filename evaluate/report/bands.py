@@ -7,14 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 from encodeonce.evaluate.evaluation import Scored
-from encodeonce.evaluate.metrics.intervals import FEWEST_SPEAKERS, Clusters, student_quantile
+from encodeonce.evaluate.metrics.intervals import FEWEST_SPEAKERS, FEWEST_UTTERANCES, Clusters, student_quantile
 
 DURATIONS = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 LENGTHS = (0, 5, 10, 20, 30, 40)
 ERROR_RATES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 UNKNOWN = "not known"
-ENOUGH = 10
-"""Utterances from which on an interval over utterances is worth its name; half as many of them have to have an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class Columns:
 
 
 def ratio_interval(
-    errors: np.ndarray, words: np.ndarray, level: float = 0.95, fewest: int = ENOUGH
+    errors: np.ndarray, words: np.ndarray, level: float = 0.95, fewest: int = FEWEST_UTTERANCES
 ) -> tuple[float, float] | None:
     """Of the sum of errors over the sum of words, from groups that are independent of each other, such as speakers.
 

@@ -14,6 +14,8 @@ from encodeonce.evaluate.report.wording import NONE, counted, percent, rate, unb
 DRAWN_SPEAKERS = 24
 DRAWN_CHARACTERS = 24
 LISTED_SPEAKERS = 200
+HOW = "of a ratio, by Student's t; those of the scores above are resampled"
+"""Made intervals of bands."""
 
 
 def by_band(analysis: Analysis) -> Section | None:
@@ -46,7 +48,7 @@ def _bands(key: str, title: str, heading: str, every: Sequence[Band], over: str)
         for band in bands
     ]
     some = "" if len(drawn) == total else f" The {len(drawn)} worst of {total:,}."
-    caption = f"Bars are error rates, lines their 95\u00a0% intervals, over {over}.{some}"
+    caption = f"Bars are error rates, lines their 95\u00a0% intervals, over {over} ({HOW}).{some}"
     listed = "" if len(bands) == total else f"The {len(bands)} worst of {total:,}; samples.jsonl has all utterances."
     table = Table(f"{title}, in numbers", columns, rows, listed, long=len(rows) > DRAWN_SPEAKERS)
     return [Figure(band_chart(drawn, title, key), caption), table]

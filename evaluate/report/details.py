@@ -5,8 +5,15 @@ from typing import Any, Literal
 
 from encodeonce.evaluate.report.document import Block, Cell, Column, Section, Table
 from encodeonce.evaluate.report.scores import cell_of
-from encodeonce.evaluate.report.wording import name_of
+from encodeonce.evaluate.report.wording import name_of, rate
 
+CAPTIONS = {
+    "labels": {"labels": "By label", "confusions": "Labels told for others"},
+    "retrieval": {"examples": "Utterances whose text was found last, with the nearest wrong text"},
+}
+"""Of the tables of rows in entries that are known."""
+RATES = ("precision", "recall", "f1")
+"""Keys of fractions that are shown in percent, as scores are."""
 LONG = 30
 """A table of more rows scrolls inside itself."""
 
@@ -22,11 +29,11 @@ def _tables(name: str, value: Any) -> list[Table]:
         return [_table(name_of(name), value)] if _is_rows(value) else []
     single = {key: entry for key, entry in value.items() if not _is_rows(entry)}
     rows = [{"": name_of(str(key)), "value": entry} for key, entry in single.items()]
+    captions = CAPTIONS.get(name, {})
     tables = [_table(name_of(name), rows)] if rows else []
-    inner = ((key, entry) for key, entry in value.items() if _is_rows(entry))
+    inner = ((str(key), entry) for key, entry in value.items() if _is_rows(entry))
     return tables + [
-        _table(name_of(name) if key == name else f"{name_of(name)}: {name_of(str(key)).lower()}", entry)
-        for key, entry in inner
+        _table(captions.get(key, f"{name_of(name)}: {name_of(key).lower()}"), entry) for key, entry in inner
     ]
 
 
@@ -37,7 +44,9 @@ def _is_rows(value: Any) -> bool:
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns = [Column(name_of(str(key)), _kind([row.get(key) for row in rows])) for key in keys]
-    cells: list[list[Cell]] = [[cell_of(row.get(key)) for key in keys] for row in rows]
+    cells: list[list[Cell]] = [
+        [rate(row.get(key)) if key in RATES else cell_of(row.get(key)) for key in keys] for row in rows
+    ]
     return Table(title, columns, cells, long=len(rows) > LONG)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from encodeonce.evaluate.report.aligned import Pair
@@ -84,12 +85,18 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A PNG with everything in it, as a data URI."""
+    """A PNG.
+
+    Attributes:
+        source: all of it, as a data URI; None: the page has no room for it.
+        path: where it lies.
+    """
 
     kind: ClassVar[str] = "photograph"
-    source: str
+    source: str | None
     title: str
     caption: str
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,48 @@ class Picture:
     utterance: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """How far the middles of words are from where they are known to be: mean and median, seconds."""
+
+    mean: float
+    median: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWords:
+    """Words of an utterance whose times are known, and how far others are from them.
+
+    Attributes:
+        utterance: its id; None: all together.
+        words: that were compared, of those that were said.
+        attention: of the times that a Q-Former's attention tells when it is made to write what was said.
+        evenly: of the words spread over the utterance by their letters.
+    """
+
+    utterance: str | None
+    words: int
+    said: int
+    attention: Miss
+    evenly: Miss
+
+
+@dataclass(frozen=True, slots=True)
+class WordCentres:
+    """Attention as a clock, of the utterances that are drawn.
+
+    Attributes:
+        source: of the known times.
+        together: None where nothing could be compared.
+        left_out: why an utterance is not among them, by id.
+    """
+
+    source: str
+    together: TimedWords | None
+    utterances: Sequence[TimedWords]
+    left_out: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Extras:
     """All that is optional.

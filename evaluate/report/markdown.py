@@ -1,8 +1,10 @@
-"""A report as Markdown: the same sections, numbers and texts, without the drawings."""
+"""A report as Markdown: the same sections, numbers and texts, with the pictures that lie beside it, without the drawings."""
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from encodeonce.evaluate.report.document import (
     Bullets,
@@ -15,14 +17,13 @@ from encodeonce.evaluate.report.document import (
     Section,
     Table,
 )
-from encodeonce.evaluate.resynthesis.report import escaped
 
 LISTED = 50
 """Rows of a long table."""
 
 
-def markdown_of(document: Document) -> str:
-    """The text of report.md."""
+def markdown_of(document: Document, folder: Path | None = None) -> str:
+    """The text of report.md; pictures below the folder that it goes to are shown in it, of others the path is said."""
     head = [f"# {escaped(document.title)}", escaped(" · ".join(document.facts))]
     tiles = " · ".join(
         f"{one.name} **{one.value}**{f' ({one.beside})' if one.beside else ''}" for one in document.headlines
@@ -30,16 +31,21 @@ def markdown_of(document: Document) -> str:
     parts = [
         *head,
         tiles,
-        *(part for section in document.sections for part in _section(section)),
+        *(part for section in document.sections for part in _section(section, folder)),
         escaped(document.footer),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _section(section: Section) -> Iterable[str]:
+def escaped(text: str) -> str:
+    """A text as Markdown shows it in a cell, whatever is in it."""
+    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", " ".join(text.split()))
+
+
+def _section(section: Section, folder: Path | None) -> Iterable[str]:
     yield f"## {escaped(section.title)}"
     for block in section.blocks:
-        yield from WRITERS[type(block)](block)
+        yield from _photograph(block, folder) if isinstance(block, Photograph) else WRITERS[type(block)](block)
 
 
 def _paragraph(one: Paragraph) -> Iterable[str]:
@@ -54,8 +60,12 @@ def _figure(one: Figure) -> Iterable[str]:
     yield f"*{escaped(one.caption)} Drawn in report.html.*"
 
 
-def _photograph(one: Photograph) -> Iterable[str]:
-    yield f"**{escaped(one.title)}**: {escaped(one.caption)} In report.html."
+def _photograph(one: Photograph, folder: Path | None) -> Iterable[str]:
+    if folder is None or not one.path.is_relative_to(folder):
+        yield f"**{escaped(one.title)}**: {escaped(one.caption)} In {escaped(str(one.path))}."
+        return
+    yield f"![{escaped(one.title)}]({quote(one.path.relative_to(folder).as_posix())})"
+    yield f"**{escaped(one.title)}**: {escaped(one.caption)}"
 
 
 def _table(one: Table) -> Iterable[str]:
@@ -102,7 +112,6 @@ WRITERS: dict[type, Callable[[Any], Iterable[str]]] = {
     Paragraph: _paragraph,
     Bullets: _bullets,
     Figure: _figure,
-    Photograph: _photograph,
     Table: _table,
     Examples: _examples,
 }

@@ -3,9 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from encodeonce.evaluate.evaluation import Score
 from encodeonce.evaluate.report.bands import UNKNOWN, Band, Columns, LengthRatio, MeaningBand, ratio_interval
 from encodeonce.evaluate.report.confusions import WordErrors
+from encodeonce.evaluate.report.wording import listed
 
+SEVERAL = 10
+"""Errors from which on it is worth saying of which kind most are."""
 SURE = 0.05
 """That a band differs by chance alone, over all bands that were looked at (Bonferroni)."""
 
@@ -14,13 +18,24 @@ def kinds_of_error(columns: Columns) -> Iterator[str]:
     """Whether one kind makes up most errors, and how many utterances have none or more than words."""
     errors, utterances = int(columns.errors.sum()), len(columns.errors)
     for name, counts in columns.kinds.items():
-        if errors and 2 * (of_kind := int(counts.sum())) > errors:
+        if errors >= SEVERAL and 2 * (of_kind := int(counts.sum())) > errors:
             yield f"{_percent(of_kind / errors)} of the word errors are {name} ({of_kind:,} of {errors:,})."
     if right := int((columns.errors == 0).sum()):
         yield f"{_percent(right / utterances)} of the utterances are without a word error ({right:,} of {utterances:,})."
     if over := int((columns.errors > columns.words).sum()):
         have = "has" if over == 1 else "have"
         yield f"{over:,} of {utterances:,} utterances {have} more errors than words."
+
+
+def writing(scores: Mapping[str, Score]) -> Iterator[str]:
+    """Whether most errors of the raw texts are of a kind that normalisation takes out."""
+    if "wer" in scores and "wer_raw" in scores:
+        normalised, raw = scores["wer"].value, scores["wer_raw"].value
+        if raw >= max(2 * normalised, normalised + 0.05):
+            yield (
+                f"The WER of the raw texts is {_percent(raw)}, of the normalised ones {_percent(normalised)}: "
+                "they differ in case, punctuation or spelling."
+            )
 
 
 def concentration(columns: Columns) -> Iterator[str]:
@@ -78,6 +93,13 @@ def meaning(bands: tuple[MeaningBand, ...] | None) -> Iterator[str]:
             f"The median BERTScore F1 is {_percent(last.quartiles[1])} at a WER of {last.label} ({last.utterances:,} of all utterances), "
             f"{_percent(first.quartiles[1])} at {first.label}."
         )
+
+
+def languages(utterances: Mapping[str, int]) -> Iterator[str]:
+    """Whether the texts are in several languages; `utterances`: of each."""
+    if len(utterances) > 1:
+        counted = [f"{name} ({count:,} utterances)" for name, count in sorted(utterances.items())]
+        yield f"The texts are in {listed(counted)}: every score is of all of them together."
 
 
 def flagged(flags: Mapping[str, int], any_flag: int, utterances: int) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Published systems beside the one that was evaluated."""
 
 from encodeonce.evaluate.evaluation import Evaluation
-from encodeonce.evaluate.published.tables import PublishedTable, beside, elsewhere, published_tables
+from encodeonce.evaluate.published.tables import PublishedTable, beside_published, published_tables, tasks_of
 from encodeonce.evaluate.report.document import Block, Cell, Column, Paragraph, Section, Table
 from encodeonce.evaluate.report.wording import NONE, name_of
 
@@ -9,17 +9,18 @@ INTRODUCTION = (
     "Figures of others are as they were printed; a number says why a cell is doubtful. Ours stand in a column only where "
     "that test set was evaluated whole, and apart otherwise: rates of different test sets do not compare."
 )
+NONE_OF_THIS = "None of them is of what was evaluated here."
 
 
 def published(evaluation: Evaluation) -> Section | None:
-    """All published tables, ours in or beside those of the same task; the others are folded."""
+    """All published tables, ours in or beside those of the same task; those of tasks that the report has nothing of are folded."""
     tables = published_tables()
-    ours = elsewhere(tables, [evaluation])
-    same = [beside(table, [evaluation]) for table in tables if table.task == evaluation.task]
-    other = [table for table in tables if table.task != evaluation.task]
-    blocks: list[Block] = [_table(table) for table in (*same, *([ours] if ours else []))]
+    same = beside_published(evaluation)
+    other = [table for table in tables if table.task not in tasks_of(evaluation)]
+    blocks: list[Block] = [_table(table) for table in same]
     blocks += [_table(table, folded=True) for table in other]
-    return Section("published", "Published", [Paragraph(INTRODUCTION), *blocks]) if blocks else None
+    introduction = INTRODUCTION if len(other) < len(tables) else f"{INTRODUCTION} {NONE_OF_THIS}"
+    return Section("published", "Published", [Paragraph(introduction), *blocks]) if blocks else None
 
 
 def _table(table: PublishedTable, folded: bool = False) -> Table:

@@ -29,6 +29,7 @@ function sortBy(table, column, heading) {
 
 function makeSortable(table) {
   Array.from(table.tHead.rows[0].cells).forEach((heading, column) => {
+    if (!heading.textContent.trim()) return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...heading.childNodes);

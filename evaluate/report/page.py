@@ -7,10 +7,10 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
-from encodeonce.evaluate.evaluation import Evaluation
+from encodeonce.evaluate.evaluation import RESYNTHESIS, Evaluation
 from encodeonce.evaluate.metrics.significance import Comparison
-from encodeonce.evaluate.report import breakdowns, details, examples, others, scores
-from encodeonce.evaluate.report.analysis import analyse
+from encodeonce.evaluate.report import attention, breakdowns, details, examples, listing, others, resynthesis, scores
+from encodeonce.evaluate.report.analysis import SPOKEN, Analysis, analyse
 from encodeonce.evaluate.report.document import Document, Figure, Section
 from encodeonce.evaluate.report.extras import Extras
 from encodeonce.evaluate.report.markdown import markdown_of
@@ -21,6 +21,8 @@ from encodeonce.store.files import atomic_write
 
 PAGE, TEXT = "report.html", "report.md"
 HERE = "encodeonce.evaluate.report"
+SHOWN_ELSEWHERE = (RESYNTHESIS, attention.WORD_CENTRES)
+"""Details that have a section, or a place in one."""
 
 
 def write_report(
@@ -34,32 +36,34 @@ def write_report(
         StoreError: the folder cannot be written, or jinja2 or matplotlib is not installed; the message says the way out.
     """
     date = datetime.now(UTC)
-    document = document_of(evaluation, extras or Extras(), comparisons, date)
-    write_results(folder, evaluation, comparisons, date)
-    for name, text in ((TEXT, markdown_of(document)), (PAGE, html_of(document))):
+    analysis = analyse(evaluation)
+    document = document_of(evaluation, analysis, extras or Extras(), comparisons, date)
+    write_results(folder, evaluation, analysis, comparisons, date)
+    for name, text in ((TEXT, markdown_of(document, folder)), (PAGE, html_of(document))):
         with atomic_write(folder / name) as file:
             file.write(text.encode("utf-8", "replace"))  # half of a surrogate pair, which JSON can hold
     return folder / PAGE
 
 
-def document_of(evaluation: Evaluation, extras: Extras, comparisons: Sequence[Comparison], date: datetime) -> Document:
+def document_of(
+    evaluation: Evaluation, analysis: Analysis, extras: Extras, comparisons: Sequence[Comparison], date: datetime
+) -> Document:
     """What the report says."""
-    analysis = analyse(evaluation)
     found = [
         scores.scores(evaluation),
         scores.noticed(analysis.notices),
         scores.compared(comparisons),
-        details.details(evaluation.details),
+        details.details({name: one for name, one in evaluation.details.items() if name not in SHOWN_ELSEWHERE}),
         _training(extras.training),
+        resynthesis.resynthesis(evaluation.details.get(RESYNTHESIS, ())),
         others.published(evaluation),
-        breakdowns.by_band(analysis),
-        breakdowns.meaning_by_errors(analysis.meaning),
-        breakdowns.word_errors(analysis),
-        breakdowns.length_ratio(analysis.length_ratio),
+        *(_errors(analysis) if evaluation.task in SPOKEN else ()),
+        breakdowns.length_ratio(analysis.length_ratio) if evaluation.task != "labels" else None,
         breakdowns.suspicious(analysis, evaluation.scores),
-        examples.examples(analysis, extras),
-        examples.pictures(extras.pictures),
-        examples.every_utterance(evaluation),
+        resynthesis.targets(evaluation),
+        examples.examples(evaluation.task, analysis, extras),
+        attention.attention(extras.pictures, evaluation.details),
+        listing.every_utterance(evaluation),
         scores.made(evaluation),
     ]
     return Document(
@@ -70,6 +74,15 @@ def document_of(evaluation: Evaluation, extras: Extras, comparisons: Sequence[Co
         f"Made by encodeonce on {date:%Y-%m-%d} at {date:%H:%M} UTC. The same as text: {TEXT}; the numbers: {RESULTS}; "
         f"every utterance: {SAMPLES}.",
     )
+
+
+def _errors(analysis: Analysis) -> list[Section | None]:
+    """Where words go wrong."""
+    return [
+        breakdowns.by_band(analysis),
+        breakdowns.meaning_by_errors(analysis.meaning),
+        breakdowns.word_errors(analysis),
+    ]
 
 
 def _training(folder: Path | None) -> Section | None:

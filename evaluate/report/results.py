@@ -11,6 +11,9 @@ from typing import Any
 
 from encodeonce.evaluate.evaluation import Evaluation, Scored
 from encodeonce.evaluate.metrics.significance import Comparison
+from encodeonce.evaluate.published.tables import beside_published
+from encodeonce.evaluate.report.analysis import SPOKEN, Analysis
+from encodeonce.evaluate.report.scores import utterances
 from encodeonce.store.files import atomic_write
 
 RESULTS, SAMPLES = "results.json", "samples.jsonl"
@@ -18,14 +21,19 @@ EDITS = ("hits", "substitutions", "deletions", "insertions")
 
 
 def write_results(
-    folder: Path, evaluation: Evaluation, comparisons: Sequence[Comparison] = (), date: datetime | None = None
+    folder: Path,
+    evaluation: Evaluation,
+    analysis: Analysis,
+    comparisons: Sequence[Comparison] = (),
+    date: datetime | None = None,
 ) -> None:
     """Write results.json and samples.jsonl, each whole or not at all.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    results = json.dumps(results_of(evaluation, comparisons, date or datetime.now(UTC)), indent=1, ensure_ascii=False)
+    found = results_of(evaluation, analysis, comparisons, date or datetime.now(UTC))
+    results = json.dumps(found, indent=1, ensure_ascii=False)
     for name, texts in ((SAMPLES, samples_of(evaluation)), (RESULTS, (results, "\n"))):
         with atomic_write(folder / name) as file:
             for text in texts:
@@ -34,7 +42,9 @@ def write_results(
                 )  # half of a surrogate pair stays one, as JSON escapes it
 
 
-def results_of(evaluation: Evaluation, comparisons: Sequence[Comparison], date: datetime) -> dict[str, Any]:
+def results_of(
+    evaluation: Evaluation, analysis: Analysis, comparisons: Sequence[Comparison], date: datetime
+) -> dict[str, Any]:
     """What results.json holds; rates are fractions, what is not finite is null."""
     title, scores = evaluation.title, evaluation.scores
     found = {
@@ -46,13 +56,15 @@ def results_of(evaluation: Evaluation, comparisons: Sequence[Comparison], date: 
         "higher_is_better": {title: {name: not one.lower_is_better for name, one in scores.items()}},
         "n-samples": {
             title: {
-                "original": len(evaluation.utterances) + len(evaluation.unscored),
-                "effective": len(evaluation.utterances),
+                "original": utterances(evaluation) + len(evaluation.unscored),
+                "effective": utterances(evaluation),
             }
         },
         "configs": {title: {"task": evaluation.task}},
         "skipped": {title: evaluation.skipped},
         "details": {title: evaluation.details},
+        "analysis": {title: _breakdowns(evaluation, analysis)},
+        "published": beside_published(evaluation),
         "comparisons": comparisons,
         "config": evaluation.config,
         "versions": evaluation.versions,
@@ -60,6 +72,19 @@ def results_of(evaluation: Evaluation, comparisons: Sequence[Comparison], date: 
         "date": date.isoformat(timespec="seconds"),
     }
     return plain(found)
+
+
+def _breakdowns(evaluation: Evaluation, analysis: Analysis) -> dict[str, Any]:
+    """What the page shows of where words go wrong; utterances by their ids, for samples.jsonl has the rest."""
+    found: dict[str, Any] = {"notices": analysis.notices, "flags": analysis.flags}
+    found |= {name: [one.source.id for one in getattr(analysis, name)] for name in ("worst", "median")}
+    if evaluation.task != "labels":
+        found |= {"length_ratio": analysis.length_ratio, "repetition_rate": analysis.repetition_rate}
+    if evaluation.task in SPOKEN:
+        bands = ("by_duration", "by_speaker", "by_length")
+        found |= {name: [{**asdict(one), "wer": one.wer} for one in getattr(analysis, name)] for name in bands}
+        found |= {"meaning": analysis.meaning, "confusions": analysis.confusions}
+    return found
 
 
 def samples_of(evaluation: Evaluation) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from encodeonce.evaluate.evaluation import Evaluation, Score
+from encodeonce.evaluate.metrics.intervals import FEWEST_SPEAKERS, FEWEST_UTTERANCES
 from encodeonce.evaluate.metrics.significance import Comparison
 from encodeonce.evaluate.report.document import Block, Bullets, Cell, Column, Headline, Paragraph, Section, Table
 from encodeonce.evaluate.report.wording import (
@@ -19,10 +20,15 @@ from encodeonce.evaluate.report.wording import (
 
 HEADLINES = 4
 FIRST = (
-    *("wer", "bleu", "accuracy", "cer", "chrf", "f1_macro", "ser", "bertscore_f1", "matching_accuracy"),
-    *("recall_at_1_speech_to_text", "recall_at_1_text_to_speech"),
+    *("wer", "original_wer", "bleu", "accuracy", "cer", "original_cer", "chrf", "f1_macro", "ser", "bertscore_f1"),
+    *("matching_accuracy", "recall_at_1_speech_to_text", "recall_at_1_text_to_speech"),
 )
 """Scores that are worth being seen first, if they are there."""
+RETRIEVAL = (
+    f"95\u00a0%, of those who ask: utterances, by speaker where there are {FEWEST_SPEAKERS} and more, and texts; "
+    f"none of fewer than {FEWEST_UTTERANCES}"
+)
+"""What the intervals of a system that writes nothing are."""
 UNITS = ("reference_words", "reference_characters")
 EDITS = ("substitutions", "deletions", "insertions")
 
@@ -39,7 +45,7 @@ def facts(evaluation: Evaluation) -> list[str]:
     sources = [one.source for one in evaluation.utterances]
     speakers = {source.speaker for source in sources if source.speaker is not None}
     seconds = sum(source.duration or 0.0 for source in sources)
-    found = [counted(len(sources), "utterance")]
+    found = [counted(utterances(evaluation), "utterance")]
     found += [f"{len(evaluation.unscored):,} more without a reference"] if evaluation.unscored else []
     found += [counted(len(speakers), "speaker")] if speakers else []
     found += [duration(seconds)] if seconds else []
@@ -49,11 +55,18 @@ def facts(evaluation: Evaluation) -> list[str]:
     ]
 
 
+def utterances(evaluation: Evaluation) -> int:
+    """That were evaluated: those with a reference, or of a system that writes nothing, those that were retrieved."""
+    retrieved = evaluation.details.get("retrieval", {}).get("utterances", 0)
+    return len(evaluation.utterances) or int(retrieved)
+
+
 def scores(evaluation: Evaluation) -> Section:
     """All scores, and those that could not be computed with the way out."""
     blocks: list[Block] = []
     if evaluation.scores:
-        blocks.append(_scores(list(evaluation.scores.values()), _of(evaluation), evaluation.config.get("intervals")))
+        intervals = evaluation.config.get("intervals") or (RETRIEVAL if "retrieval" in evaluation.details else None)
+        blocks.append(_scores(list(evaluation.scores.values()), _of(evaluation), intervals))
     if evaluation.skipped:
         columns = [Column("Not computed"), Column("Why, and the way out", "prose")]
         rows = [[Cell(name_of(name)), Cell(reason)] for name, reason in evaluation.skipped.items()]
@@ -94,7 +107,8 @@ def _counts(counts: Mapping[str, float]) -> str:
         edits = [f"{name[:3]} {counts[name]:,}" for name in EDITS]
         of = [f"of {count:,} {name.removeprefix('reference_')}" for name, count in counts.items() if name in UNITS]
         return " · ".join(map(unbroken, [*edits, *of]))
-    return ", ".join(f"{_number(count)} {_spaced(name)}" for name, count in counts.items() if count)
+    named = ((count, _spaced(name.removesuffix("s") if count == 1 else name)) for name, count in counts.items())
+    return ", ".join(f"{_number(count)} {name}" for count, name in named if count)
 
 
 def noticed(notices: Sequence[str]) -> Section | None:
@@ -142,7 +156,10 @@ def made(evaluation: Evaluation) -> Section | None:
 
 
 def cell_of(value: object) -> Cell:
-    """Any value in a table."""
+    """Any value in a table; of options within an option, those that are set."""
+    if isinstance(value, Mapping):
+        set_ = {str(key): of for key, of in value.items() if of not in (None, "", (), [])}
+        return Cell(" · ".join(f"{_spaced(key)} {cell_of(of).text}" for key, of in set_.items()))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Cell("" if value is None else str(value))
     return Cell(_number(value), float(value))

@@ -14,6 +14,7 @@ from encodeonce.extract.encoders.base import EncoderError
 from encodeonce.store.command import run_command
 from encodeonce.store.devices import find_device
 from encodeonce.store.errors import StoreError
+from encodeonce.store.files import read_json
 from encodeonce.store.find import splits_at
 from encodeonce.store.objects import StorePath
 from encodeonce.store.params import QuantizerRange, StorePathParam
@@ -77,13 +78,16 @@ def evaluate_resynthesis(as_json: bool, **options: Any) -> None:
 
 def evaluate(request: Request, as_json: bool) -> dict[str, str]:
     """Run a request and report; the utterances that failed, with the reasons."""
+    from encodeonce.evaluate import summary
+    from encodeonce.evaluate.metrics.word_errors import word_errors
     from encodeonce.evaluate.normalise import find_normaliser
     from encodeonce.evaluate.recognise import find_recogniser
+    from encodeonce.evaluate.report.results import RESULTS
     from encodeonce.evaluate.resynthesis.decoding import choose_output, find_codec
     from encodeonce.evaluate.resynthesis.originals import Originals
-    from encodeonce.evaluate.resynthesis.report import results_of, summary, write_report
+    from encodeonce.evaluate.resynthesis.report import write_resynthesis
     from encodeonce.evaluate.resynthesis.run import Resynthesiser, request_of, texted
-    from encodeonce.evaluate.resynthesis.scores import mark, score
+    from encodeonce.evaluate.resynthesis.scores import score_audio
     from encodeonce.evaluate.resynthesis.transcripts import Transcripts
     from encodeonce.extract.cache import FileCache
 
@@ -93,7 +97,7 @@ def evaluate(request: Request, as_json: bool) -> dict[str, str]:
         if not len(positions):
             raise EvaluationError(f"no utterance of {store.path} has a text, so there is nothing to compare with")
         normaliser, device = find_normaliser(request.language), find_device(request.device)
-        score([], normaliser)  # a library that is missing is better missed now than after a night
+        word_errors([], [], normaliser)  # a library that is missing is better missed now than after a night
         feature_set, _ = next(splits_at(store.path))
         codec = find_codec(request.codec, feature_set, cache)
         originals = Originals(store, request.data, request.corpus) if request.original else None
@@ -117,24 +121,28 @@ def evaluate(request: Request, as_json: bool) -> dict[str, str]:
             "encoder": store.encoder,
             "split": store.parts[0].attributes.split,
             "codec": codec.name,
+            "decoded": choice.said,
             "asr": recogniser.name,
-            "normaliser": normaliser.signature,
             "limit": request.limit,
             "device": device,
+            "failed": len(found.failed),
+            "without_text": found.without_text,
         }
-    scores = score(found.samples, normaliser)
-    results = results_of(scores, found, config)
-    write_report(request.to, results, [mark(sample, normaliser) for sample in found.samples])
-    click.echo(f"{codec.name}, {choice.said}, heard by {recogniser.name}: {len(found.samples)} utterances")
-    for line in summary(scores):
+    title = f"{codec.name}, {choice.said}, heard by {recogniser.name}"
+    evaluations = score_audio(found.samples, request.language, title, config)
+    written = write_resynthesis(request.to, found, evaluations)
+    click.echo(title)
+    for line in [*summary.table(evaluations), *summary.skipped(evaluations)]:
         click.echo(line)
+    if written.comparison is not None:
+        click.echo(summary.compared(written.comparison))
+    click.echo(f"Report: {written.report}")
     if found.without_text:
         click.echo(f"{found.without_text} utterances without a text are left out", err=True)
     if found.failed:
         click.echo(f"{len(found.failed)} utterances failed and are not in the rates", err=True)
-    click.echo(f"Written to {request.to}: results.json, samples.jsonl, table.md", err=True)
     if as_json:
-        click.echo(json.dumps(results))
+        click.echo(json.dumps(read_json(request.to / RESULTS)))
     return found.failed
 
 

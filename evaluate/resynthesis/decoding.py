@@ -111,7 +111,7 @@ def find_codec(word: str | None, feature_set: FeatureSet, cache: FileCache) -> C
 
 
 def decode(codec: LoadedCodec, choice: Choice, utterance: StoredUtterance) -> np.ndarray:
-    """Audio `[samples]` float32 of an utterance at the store's rate, no longer than the audio that was encoded.
+    """Audio `[samples]` float32 of an utterance at the codec's `decoded_rate`, no longer than the audio that was encoded.
 
     The first quantizers are decoded as codes, others as the sum of their vectors.
 
@@ -128,4 +128,4 @@ def decode(codec: LoadedCodec, choice: Choice, utterance: StoredUtterance) -> np
             audio = codec.decode_codes(values[:, columns])
         else:
             audio = codec.decode_latents(codec.quantizers.only(numbers).vectors(values[:, columns]))
-    return audio[: utterance.record["samples"]]
+    return audio[: utterance.record["samples"] * codec.decoded_rate // codec.sample_rate]

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from encodeonce.evaluate.audio import PATH
 from encodeonce.evaluate.errors import EvaluationError
+from encodeonce.evaluate.hypotheses import Hypothesis
 from encodeonce.evaluate.recognisers.base import Recogniser, first_line
+from encodeonce.evaluate.report.resynthesis import ORIGINAL_TEXT
 from encodeonce.evaluate.resynthesis.decoding import Choice, decode
 from encodeonce.evaluate.resynthesis.originals import Originals
 from encodeonce.evaluate.resynthesis.transcripts import Heard, Transcripts
@@ -30,20 +33,16 @@ FAILURES = (EncoderError, StoreError, EvaluationError, AudioError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One utterance: what was said, what was heard in the decoded audio, and in the original where that was asked for."""
-
-    id: str
-    target: str
-    prediction: str
-    original: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Resynthesis:
-    """What became of the utterances: samples in the order of the store, and the reasons of the failed ones by id."""
+    """What became of the utterances.
 
-    samples: list[Sample]
+    Attributes:
+        samples: what was said and what was heard, in the order of the store. Their metadata has what was heard in the original audio,
+            where that was asked for, and the file of the decoded audio, where it was kept.
+        failed: reasons by id.
+    """
+
+    samples: list[Hypothesis]
     failed: dict[str, str]
     without_text: int
 
@@ -96,24 +95,34 @@ class Resynthesiser:
             advance(round(utterance.duration))
         return found
 
-    def sample(self, utterance: StoredUtterance) -> Sample:
+    def sample(self, utterance: StoredUtterance) -> Hypothesis:
         """One utterance, whatever of it was not heard before."""
-        target = utterance.text
-        assert target is not None
-        prediction = self._resynthesised(utterance)
-        return Sample(utterance.id, target, prediction, self._original(utterance))
-
-    def _resynthesised(self, utterance: StoredUtterance) -> str:
-        heard = Heard("resynthesised", utterance.id, utterance.record["audio_sha256"])
-        text, path = self.transcripts.get(heard), None
+        path = None
         if self.audio_folder is not None:
-            path = self.audio_folder / f"{member_key(utterance.id)}.wav"
+            path = self.audio_folder.absolute() / f"{member_key(utterance.id)}.wav"
+        prediction, original = self._resynthesised(utterance, path), self._original(utterance)
+        return Hypothesis(
+            utterance.id,
+            prediction,
+            utterance.text,
+            utterance.duration,
+            utterance.speaker,
+            utterance.language,
+            metadata={
+                **({PATH: str(path)} if path is not None else {}),
+                **({ORIGINAL_TEXT: original} if original is not None else {}),
+            },
+        )
+
+    def _resynthesised(self, utterance: StoredUtterance, path: Path | None) -> str:
+        heard = Heard("resynthesised", utterance.id, utterance.record["audio_sha256"])
+        text = self.transcripts.get(heard)
         if text is not None and (path is None or path.is_file()):
             return text
         audio = decode(self.codec, self.choice, utterance)
         if path is not None:
-            write_audio(path, audio, self.store.sample_rate)
-        return text if text is not None else self._transcribed(heard, audio, self.store.sample_rate)
+            write_audio(path, audio, self.codec.decoded_rate)
+        return text if text is not None else self._transcribed(heard, audio, self.codec.decoded_rate)
 
     def _original(self, utterance: StoredUtterance) -> str | None:
         if self.originals is None:

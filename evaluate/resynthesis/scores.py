@@ -1,99 +1,58 @@
-"""How well what was heard agrees with what was said: rates of a corpus, errors of an utterance."""
+"""How well what was heard agrees with what was said: in the resynthesised audio, and in the original beside it."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from encodeonce.evaluate.metrics.word_errors import ErrorRate, character_errors, word_errors
-from encodeonce.evaluate.normalise import RAW, Normaliser
-from encodeonce.evaluate.resynthesis.run import Sample
+from encodeonce.evaluate.decoding.flags import flags_of
+from encodeonce.evaluate.evaluation import RESYNTHESIS, Evaluation, Score
+from encodeonce.evaluate.hypotheses import Hypothesis
+from encodeonce.evaluate.metrics.word_errors import signature_of
+from encodeonce.evaluate.normalise import Normaliser
+from encodeonce.evaluate.report.resynthesis import ORIGINAL, ORIGINAL_TEXT, RATES, rates_of
+from encodeonce.evaluate.scoring import METRICS, ScoreOptions, score
 
 CASELESS = Normaliser("lower", lambda text: " ".join(text.lower().split()))
 """For corpora whose texts are all in capitals, where the raw rate counts nothing but that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """WER of the texts as they are, WER of them in lower case, WER and CER of the normalised ones."""
-
-    wer_raw: ErrorRate
-    wer_caseless: ErrorRate
-    wer: ErrorRate
-    cer: ErrorRate
-
-    @classmethod
-    def of(cls, targets: Sequence[str], heard: Sequence[str], normaliser: Normaliser) -> "Scores":
-        """The scores of a corpus."""
-        return cls(
-            word_errors(targets, heard, RAW),
-            word_errors(targets, heard, CASELESS),
-            word_errors(targets, heard, normaliser),
-            character_errors(targets, heard, normaliser),
-        )
-
-    @property
-    def rates(self) -> dict[str, float | None]:
-        """The rates by name, fractions."""
-        return {name: getattr(self, name).rate for name in self.__slots__}
-
-    @property
-    def counts(self) -> dict[str, dict[str, Any]]:
-        """What the rates were counted from, and their signatures."""
-        return {name: asdict(getattr(self, name)) for name in self.__slots__}
+def score_audio(
+    samples: Sequence[Hypothesis], language: str, title: str, config: Mapping[str, Any]
+) -> dict[str, Evaluation]:
+    """Evaluations of the `original` audio, where it was transcribed, and of the `resynthesised`; of the same utterances."""
+    originals = [
+        replace(one, pred_text=one.metadata[ORIGINAL_TEXT]) for one in samples if ORIGINAL_TEXT in one.metadata
+    ]
+    found = {"original": _evaluate(originals, language, "the original audio", config)} if originals else {}
+    return {**found, "resynthesised": _evaluate(samples, language, title, config)}
 
 
-def score(samples: Sequence[Sample], normaliser: Normaliser) -> dict[str, Scores]:
-    """The scores of the original audio, where it was transcribed, and of the resynthesised audio; over the same utterances."""
-    targets, found = [sample.target for sample in samples], {}
-    originals = [sample.original for sample in samples if sample.original is not None]
-    if originals:
-        found["original"] = Scores.of(targets, originals, normaliser)
-    found["resynthesised"] = Scores.of(targets, [sample.prediction for sample in samples], normaliser)
-    return found
+def together(found: Mapping[str, Evaluation]) -> Evaluation:
+    """The evaluation of the resynthesised audio, with the rates of the original among its scores and those of both in its details."""
+    evaluation = found["resynthesised"]
+    if "original" in found:
+        scores = found["original"].scores
+        beside = {ORIGINAL + name: replace(scores[name], name=ORIGINAL + name) for name in RATES if name in scores}
+        evaluation = replace(evaluation, scores={**evaluation.scores, **beside})
+    return replace(evaluation, details={RESYNTHESIS: [rates_of(evaluation)]})
 
 
-@dataclass(frozen=True, slots=True)
-class Marked:
-    """A sample with its normalised texts and the word errors between them."""
-
-    sample: Sample
-    target: str
-    prediction: str
-    errors: int
-    words: int
-    original_errors: int | None
-
-    @property
-    def rate(self) -> float:
-        """Word errors over words; where nothing was said, each word heard counts whole."""
-        return self.errors / max(self.words, 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """A line of samples.jsonl."""
-        said = self.sample
-        entry = {
-            "id": said.id,
-            "target": said.target,
-            "prediction": said.prediction,
-            "target_normalised": self.target,
-            "prediction_normalised": self.prediction,
-            "errors": self.errors,
-            "words": self.words,
-        }
-        if said.original is None:
-            return entry
-        return entry | {"original_prediction": said.original, "original_errors": self.original_errors}
+def _evaluate(samples: Sequence[Hypothesis], language: str, title: str, config: Mapping[str, Any]) -> Evaluation:
+    if not samples:
+        return Evaluation(title, {}, [], task=RESYNTHESIS, config=config)
+    flagged = [
+        replace(one, flags=flags_of(one.pred_text, one.duration, ended=True, language=language)) for one in samples
+    ]
+    evaluation = score(flagged, ScoreOptions(language=language, leave_out=("bertscore",)), title, config)
+    scores: dict[str, Score] = {}
+    for name, one in evaluation.scores.items():
+        scores |= {name: one} if name != "wer_raw" else {name: one, "wer_caseless": _caseless(flagged)}
+    return replace(evaluation, task=RESYNTHESIS, scores=scores)
 
 
-def mark(sample: Sample, normaliser: Normaliser) -> Marked:
-    """Count the word errors of one utterance."""
-    counted = word_errors([sample.target], [sample.prediction], normaliser)
-    before = None if sample.original is None else word_errors([sample.target], [sample.original], normaliser)
-    return Marked(
-        sample,
-        normaliser(sample.target),
-        normaliser(sample.prediction),
-        counted.edits,
-        counted.reference_units,
-        None if before is None else before.edits,
-    )
+def _caseless(samples: Sequence[Hypothesis]) -> Score:
+    """WER of the texts in lower case; they have a word."""
+    lower = [replace(one, text=CASELESS(one.text or ""), pred_text=CASELESS(one.pred_text)) for one in samples]
+    rest = tuple(name for name in METRICS["recognition"] if name != "wer_raw")
+    found = score(lower, ScoreOptions(leave_out=rest)).scores["wer_raw"]
+    return replace(found, name="wer_caseless", signature=signature_of("word", CASELESS))

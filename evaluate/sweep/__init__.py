@@ -1,1 +1,1 @@
-"""sweep-adapters: many trainings over one store, one table."""
+"""sweep-adapters: many trainings and evaluations over one store, one table."""

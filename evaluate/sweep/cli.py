@@ -1,8 +1,9 @@
-"""sweep-adapters: many trainings over one store, one table."""
+"""sweep-adapters: many trainings and evaluations over one store, one table."""
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from encodeonce.store.errors import StoreError
 from encodeonce.train.errors import TrainingError
 
 if TYPE_CHECKING:
+    from encodeonce.evaluate.sweep.check import Checker
     from encodeonce.evaluate.sweep.expand import Run
-    from encodeonce.evaluate.sweep.grid import Evaluate
 
 GO_ON = "everything is kept; the same command goes on"
 
@@ -44,26 +45,29 @@ def sweep_adapters(
 ) -> None:
     """Train and evaluate the runs of a grid over one store, and put them into one table.
 
-    GRID is a YAML file, or the name of a grid of --list-grids. KEY=VALUE changes the grid (store=features, seeds=[0]) or every
-    training (training.max_steps=20). The same command goes on where a killed one ended, and runs only what is new.
+    GRID is a YAML file, or the name of a grid of --list-grids. Runs are trainings, or finished ones that are evaluated alone.
+    KEY=VALUE changes the grid (store=features, seeds=[0]) or every training (training.max_steps=20).
+    The same command goes on where a killed one ended, and runs only what is new.
     """
     if list_grids:
         show_grids(as_json)
         return
     if grid is None:
         raise EvaluationError("GRID is missing: give a YAML file, or a grid of --list-grids")
+    from encodeonce.evaluate.sweep.check import Checker
     from encodeonce.evaluate.sweep.expand import expand
     from encodeonce.evaluate.sweep.grid import load_grid
-    from encodeonce.evaluate.sweep.plan import check, check_options
     from encodeonce.evaluate.sweep.pools import pool_of
 
     pool = pool_of(dask, [part.strip() for part in (gpus or "").split(",") if part.strip()], workers)
     wanted = load_grid(grid, overrides)
     runs = expand(wanted)
-    check_options(wanted.evaluate)
+    checker = Checker(wanted.evaluate)
+    checker.check_metrics(runs)
     if dry_run:
-        sys.exit(show_plan(runs, wanted.evaluate, as_json))
-    check(runs, wanted.evaluate)
+        sys.exit(show_plan(runs, checker, as_json))
+    for run in runs:
+        checker.check(run)
     from encodeonce.evaluate.sweep.make import make_table
 
     made = make_table(grid, wanted, runs, pool, _teller(quiet), retry_failed)
@@ -98,31 +102,42 @@ def show_grids(as_json: bool) -> None:
         click.echo(f"{name:{width}}  {line}")
 
 
-def show_plan(runs: "Sequence[Run]", evaluate: "Evaluate", as_json: bool) -> int:
-    """What --dry-run prints, a line a run; the exit status: 2 where a run cannot be trained."""
-    from encodeonce.evaluate.sweep.plan import as_object, check, estimated
-    from encodeonce.train.estimate import gigabytes, millions
+def show_plan(runs: "Sequence[Run]", checker: "Checker", as_json: bool) -> int:
+    """What --dry-run prints, a line a run; the exit status: 2 where a run cannot be trained or evaluated."""
+    from encodeonce.evaluate.sweep.plan import as_object
 
     width, found, status = max(len(run.name) for run in runs), [], 0
     for run in runs:
         try:
-            check([run], evaluate)
-            takes = estimated(run)
+            checker.check(run)
+            line, told = _taken(run)
         except (EvaluationError, StoreError, TrainingError) as error:
             status, reason = 2, " ".join(str(error).split()).removeprefix(f"run {run.name}: ")
-            click.echo(f"{run.name:{width}}  cannot be trained: {reason}")
-            found.append({**as_object(run), "error": reason})
-            continue
-        click.echo(
-            f"{run.name:{width}}  {millions(takes.parameters):>9} parameters  {gigabytes(takes.memory):>8}  {takes.steps:>7,} steps  "
-            f"{takes.utterances:,} utterances"
-        )
-        told = {"parameters": takes.parameters, "memory": takes.memory, "steps": takes.steps}
-        found.append({**as_object(run), **told, "utterances": takes.utterances})
-    click.echo(f"{len(runs)} runs; nothing was trained")
+            line, told = f"cannot be {'evaluated' if run.checkpoint else 'trained'}: {reason}", {"error": reason}
+        click.echo(f"{run.name:{width}}  {line}")
+        found.append({**as_object(run), **told})
+    trainings = len({run.training for run in runs if run.checkpoint is None})
+    click.echo(f"{len(runs)} runs{'' if trainings == len(runs) else f', {trainings} trainings'}; nothing was trained")
     if as_json:
         click.echo(json.dumps({"dry_run": True, "runs": found}))
     return status
+
+
+def _taken(run: "Run") -> tuple[str, dict[str, Any]]:
+    """What a run would take, in a line and for --json."""
+    from encodeonce.evaluate.sweep.plan import estimated
+    from encodeonce.evaluate.sweep.trained import parameters_of
+    from encodeonce.train.estimate import gigabytes, millions
+
+    if run.checkpoint is not None:
+        parameters = parameters_of(run.checkpoint)
+        return f"{millions(parameters):>9} parameters, of {run.checkpoint.folder}", {"parameters": parameters}
+    takes = estimated(run)
+    line = (
+        f"{millions(takes.parameters):>9} parameters  {gigabytes(takes.memory):>8}  {takes.steps:>7,} steps  "
+        f"{takes.utterances:,} utterances"
+    )
+    return line, asdict(takes)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,17 +6,19 @@ from typing import Any, Literal
 
 from encodeonce.evaluate.sweep.expand import Run
 from encodeonce.evaluate.sweep.grid import Evaluate
-from encodeonce.evaluate.sweep.plan import RESULTS, results_folder
+from encodeonce.evaluate.sweep.plan import RESULTS, log_of, results_folder
 from encodeonce.evaluate.sweep.sweep import failures_of, trained
 from encodeonce.evaluate.sweep.table import Measured, Result
-from encodeonce.evaluate.sweep.work import Order
+from encodeonce.evaluate.sweep.trained import parameters_of
+from encodeonce.evaluate.sweep.work import TRAIN, WORKER, Order
 from encodeonce.store.errors import DamagedError
 from encodeonce.store.files import read_json
 
 
 def collect(runs: Sequence[Run], orders: Sequence[Order], evaluate: Evaluate) -> list[Result]:
     """The results of all runs so far."""
-    return [_result(run, order, evaluate) for run, order in zip(runs, orders, strict=True)]
+    training = {order.name: order for order in orders}
+    return [_result(run, training[run.training], evaluate) for run in runs]
 
 
 def read_measured(path: Path) -> Measured:
@@ -42,21 +44,31 @@ def read_measured(path: Path) -> Measured:
 
 
 def _result(run: Run, order: Order, evaluate: Evaluate) -> Result:
-    failed = {failure["step"] for failure in failures_of(order)}
+    failures = failures_of(order)
+    nothing = any(failure["step"] in (TRAIN, WORKER) for failure in failures)
+    failed = {Path(failure["log"]).name for failure in failures if failure["log"] is not None}
     splits: dict[str, Measured | Literal["failed", "waiting"]] = {}
     for split in evaluate.splits:
-        path = results_folder(run, evaluate, split) / RESULTS
-        if path.is_file():
-            splits[split] = read_measured(path)
+        folder = results_folder(run, evaluate, split)
+        if (folder / RESULTS).is_file():
+            splits[split] = read_measured(folder / RESULTS)
         else:
-            splits[split] = "failed" if failed & {"train", "worker", f"evaluate {split}"} else "waiting"
+            splits[split] = "failed" if nothing or log_of(folder).name in failed else "waiting"
     report = trained(order)
-    parameters = report.get("parameters", {}).get("trained")
     return Result(
         name=run.name,
         labels=run.labels,
         seed=run.seed,
         splits=splits,
-        parameters=sum(parameters.values()) if parameters else None,
+        parameters=_parameters(run, report),
         seconds=report.get("seconds"),
+        checkpoint=None if run.checkpoint is None else str(run.checkpoint.folder),
+        options=run.options,
     )
+
+
+def _parameters(run: Run, report: Mapping[str, Any]) -> int | None:
+    if run.checkpoint is not None:
+        return parameters_of(run.checkpoint)
+    parameters = report.get("parameters", {}).get("trained")
+    return sum(parameters.values()) if parameters else None

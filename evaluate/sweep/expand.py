@@ -1,4 +1,4 @@
-"""A sweep's runs: every combination and seed with its resolved configuration, a name and a hash. Pure."""
+"""A sweep's runs: every combination and seed with its resolved configuration, a name and a hash. Nothing is written."""
 
 import hashlib
 import json
@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from encodeonce.evaluate.errors import EvaluationError
-from encodeonce.evaluate.sweep.grid import Grid, Variant
+from encodeonce.evaluate.sweep.grid import Grid, Variant, merged
+from encodeonce.evaluate.sweep.trained import digest, open_trained
+from encodeonce.store.errors import StoreError
+from encodeonce.train.checkpoint import Checkpoint
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.configure import as_values, load_config
 from encodeonce.train.errors import TrainingError
@@ -24,45 +27,51 @@ NOT_HASHED = {"": ("output_dir", "resume_from_checkpoint"), "training": ("device
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """A training, or a checkpoint that is there already, evaluated in one way.
 
     Attributes:
         name: for people; two runs of a sweep have different ones.
         labels: its place on each axis; runs of the same labels differ in their seeds.
-        config: resolved; its `output_dir` is `folder/training`.
-        identity: hash of `config`; the folder's name ends with it.
+        config: of the training, resolved; its `output_dir` is `folder/training`. Of a checkpoint its own, in the sweep's store.
+        options: of evaluate-adapter.
+        identity: hash of `config`, or of what is in the checkpoint; the folder's name ends with it.
+        training: its name; runs that differ in `options` alone share it, with the folder.
+        checkpoint: what is evaluated; None: what is trained.
     """
 
     name: str
     labels: Mapping[str, str]
     seed: int
     config: TrainConfig
+    options: Mapping[str, Any]
     identity: str
+    training: str
     folder: Path
+    checkpoint: Checkpoint | None = None
 
 
 def expand(grid: Grid) -> list[Run]:
     """All runs of a sweep, seeds innermost.
 
     Raises:
-        EvaluationError: a configuration is wrong (the run is named), two runs are the same, or there is none.
+        EvaluationError: a configuration or a checkpoint is wrong (the run is named), two runs are the same, there is none, or the grid
+            says how to train where nothing is trained.
     """
-    runs = [_run(grid, labels, variants, seed) for labels, variants in settings(grid) for seed in grid.seeds]
+    trainings: dict[str, Run] = {}
+    runs: list[Run] = []
+    for labels, variants in settings(grid):
+        for run in _runs(grid, labels, variants):
+            first = trainings.setdefault(run.identity, run)
+            runs.append(replace(run, training=first.training, folder=first.folder, config=first.config))
     if not runs:
         raise EvaluationError("exclude leaves nothing of the grid: take some of it away")
-    for key, what in (("identity", "the same configuration"), ("name", "the same name")):
-        seen: dict[str, Run] = {}
-        for run in runs:
-            other = seen.setdefault(getattr(run, key), run)
-            if other is not run:
-                raise EvaluationError(
-                    f"{_said(other)} and {_said(run)} have {what}: leave one out, or let something tell them apart"
-                )
+    _check_different(runs)
+    _check_used(grid, runs)
     return runs
 
 
 def settings(grid: Grid) -> Iterator[tuple[Mapping[str, str], Sequence[Variant]]]:
-    """What is trained with every seed: labels by axis, and the variants that they stand for."""
+    """What is trained with every seed, or evaluated: labels by axis, and the variants that they stand for."""
     if grid.axes:
         for variants in product(*(axis.variants for axis in grid.axes)):
             labels = {axis.name: variant.label for axis, variant in zip(grid.axes, variants, strict=True)}
@@ -71,7 +80,7 @@ def settings(grid: Grid) -> Iterator[tuple[Mapping[str, str], Sequence[Variant]]
     for variant in grid.runs:
         yield {RUN: variant.label}, [variant]
     if not grid.axes and not grid.runs:
-        yield {RUN: Path(grid.base or grid.name).stem}, []
+        yield _alone(grid), []
 
 
 def identity(config: TrainConfig) -> str:
@@ -84,23 +93,101 @@ def identity(config: TrainConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def _run(grid: Grid, labels: Mapping[str, str], variants: Sequence[Variant], seed: int) -> Run:
-    name = f"{_name(labels)}-seed{seed}"
+def _check_different(runs: Sequence[Run]) -> None:
+    """Refuse two runs that are the same, or that one cannot tell apart."""
+    found: dict[tuple[str, ...], Run] = {}
+    for run in runs:
+        options = json.dumps(run.options, sort_keys=True)
+        for key, what in (
+            (("run", run.identity, options), "the same configuration"),
+            (("name", run.name), "the same name"),
+        ):
+            if (other := found.setdefault(key, run)) is not run:
+                raise EvaluationError(
+                    f"{_said(other)} and {_said(run)} have {what}: leave one out, or let something tell them apart"
+                )
+        other = found.setdefault(("training", run.training), run)
+        if other.identity != run.identity:
+            raise EvaluationError(
+                f"the trainings of {_said(other)} and {_said(run)} have the same name, {run.training}: give one another name"
+            )
+
+
+def _check_used(grid: Grid, runs: Sequence[Run]) -> None:
+    """Refuse what is said of trainings where there is none."""
+    if any(run.checkpoint is None for run in runs):
+        return
+    said = {"base": grid.base, "set": grid.overrides, "seeds": grid.seeds != Grid.seeds}
+    for what in [*(key for key, value in said.items() if value), *grid.words]:
+        raise EvaluationError(f"{what}: nothing is trained, as all runs have a checkpoint: leave it out")
+
+
+def _runs(grid: Grid, labels: Mapping[str, str], variants: Sequence[Variant]) -> list[Run]:
+    """Those of a setting: one with every seed, or with its checkpoint."""
+    if any(variant.checkpoint is not None for variant in variants):
+        return [_evaluated(grid, labels, variants)]
+    return [_trained(grid, labels, variants, seed) for seed in grid.seeds]
+
+
+def _trained(grid: Grid, labels: Mapping[str, str], variants: Sequence[Variant], seed: int) -> Run:
+    name, training = f"{_name(labels)}-seed{seed}", f"{_training(grid, labels)}-seed{seed}"
     try:
         config = load_config(_base(grid, variants), _words(grid, variants, seed))
     except (TrainingError, EvaluationError) as error:
         raise EvaluationError(f"run {name}: {error}") from error
     found = identity(config)
-    folder = _folder(Path(grid.output_dir) / "runs", name, found)
+    folder = _folder(Path(grid.output_dir) / "runs", training, found)
     config = replace(config, output_dir=str(folder / "training"), resume_from_checkpoint="auto")
-    return Run(name, labels, seed, config, found, folder)
+    return Run(name, labels, seed, config, _options(grid, variants), found, training, folder)
+
+
+def _evaluated(grid: Grid, labels: Mapping[str, str], variants: Sequence[Variant]) -> Run:
+    name, training = _name(labels), _training(grid, labels)
+    try:
+        checkpoint = open_trained(_only_checkpoint(variants), grid.evaluate.checkpoint)
+        config = checkpoint.config
+        found = digest(checkpoint)[:HASH_DIGITS]
+    except (TrainingError, StoreError, EvaluationError) as error:
+        raise EvaluationError(f"run {name}: {error}") from error
+    config = replace(config, data=replace(config.data, store=grid.store))
+    folder = _folder(Path(grid.output_dir) / "runs", training, found)
+    return Run(name, labels, config.seed, config, _options(grid, variants), found, training, folder, checkpoint)
+
+
+def _only_checkpoint(variants: Sequence[Variant]) -> str:
+    """The checkpoint of variants of which one has it, and no other says anything of a training."""
+    (first, *others) = sorted((one for one in variants if one.trains), key=lambda one: one.checkpoint is None)
+    for other in others:
+        what = "checkpoint" if other.checkpoint else "base" if other.base else next(iter(other.overrides))
+        raise EvaluationError(
+            f"{what} of {other.label} has no use with the checkpoint {first.checkpoint}, which is evaluated and not trained: "
+            f"exclude it, or say the checkpoint in runs"
+        )
+    return str(first.checkpoint)
+
+
+def _options(grid: Grid, variants: Sequence[Variant]) -> Mapping[str, Any]:
+    return merged(grid.evaluate.options, *(variant.options for variant in variants))
+
+
+def _training(grid: Grid, labels: Mapping[str, str]) -> str:
+    """The name of a setting without the axes along which evaluations alone differ."""
+    others = {axis.name for axis in grid.axes if axis.evaluates}
+    return _name({axis: label for axis, label in labels.items() if axis not in others} or _alone(grid))
+
+
+def _alone(grid: Grid) -> Mapping[str, str]:
+    """The labels of the only training."""
+    return {RUN: Path(grid.base or grid.name).stem}
 
 
 def _base(grid: Grid, variants: Sequence[Variant]) -> str:
     """The last variant's that names one, or the grid's."""
     bases = [variant.base for variant in variants if variant.base is not None]
     if not bases and grid.base is None:
-        raise EvaluationError("base is not given: name a recipe (train-adapter --list-recipes) or a configuration")
+        raise EvaluationError(
+            "base is not given: name a recipe (train-adapter --list-recipes) or a configuration, or a checkpoint to evaluate"
+        )
     return bases[-1] if bases else str(grid.base)
 
 
@@ -134,4 +221,4 @@ def _folder(folder: Path, name: str, found: str) -> Path:
 
 def _said(run: Run) -> str:
     labels = ", ".join(f"{axis} {label}" for axis, label in run.labels.items())
-    return f"{run.name} ({labels}, seed {run.seed})"
+    return f"{run.name} ({labels}{', seed ' + str(run.seed) if run.checkpoint is None else ''})"

@@ -1,13 +1,14 @@
 """A sweep as its file says it: a base, what varies, what is measured. Parsed into frozen dataclasses; what is not known is refused."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from encodeonce.evaluate.errors import EvaluationError
+from encodeonce.evaluate.sweep.values import check_known, mapping, once, text, texts, whole
 from encodeonce.train.configure import near, override, read_yaml
 
 KEYS = ("store", "output_dir", "base", "set", "evaluate", "grid", "exclude", "runs", "seeds")
@@ -20,9 +21,13 @@ OWNED = {
     "resume_from_checkpoint": "a run that was killed goes on by itself",
 }
 """Options of a training that a sweep sets."""
-OWNED_OPTIONS = ("store", "encoder", "split", "where", "output", "json", "hypotheses")
-"""Options of evaluate-adapter that are no options of `evaluate.options`."""
+OWNED_OPTIONS = ("store", "encoder", "split", "where", "output", "json", "quiet", "verbose", "help")
+"""Options of evaluate-adapter that a sweep sets."""
+TEXTS_OPTIONS = ("hypotheses", "references", "format", "allow_missing", "allow_extra")
+"""Those of texts from elsewhere, which are not what a sweep evaluates."""
 CHECKPOINTS = ("best", "last")
+BASE, CHECKPOINT, EVALUATE = "base", "checkpoint", "evaluate"
+"""Keys of a variant beside options of the training; the last one's options may also be written `evaluate.beams`."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,20 @@ class Variant:
     Attributes:
         overrides: options of the training by their path, such as `adapter.queries`.
         base: a recipe or a configuration in place of the grid's.
+        checkpoint: a checkpoint or a training's folder, which is evaluated and not trained.
+        options: of evaluate-adapter, above those of all runs; None takes one of these away.
     """
 
     label: str
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     base: str | None = None
+    checkpoint: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trains(self) -> bool:
+        """Whether what is trained depends on it."""
+        return bool(self.overrides) or self.base is not None or self.checkpoint is not None
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,13 @@ class Axis:
 
     name: str
     variants: tuple[Variant, ...]
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether evaluations alone differ along it, so that its variants share a training."""
+        return any(variant.options for variant in self.variants) and not any(
+            variant.trains for variant in self.variants
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +85,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A sweep: all combinations of the axes but the excluded, and the runs, each with every seed."""
+    """A sweep: all combinations of the axes but the excluded, and the runs, each with every seed where it is trained."""
 
     name: str
     evaluate: Evaluate
@@ -125,21 +146,21 @@ def parse_grid(name: str, values: Mapping[str, Any], words: Sequence[str] = ()) 
     Raises:
         EvaluationError: a key that is not known, one that is missing, or a value that cannot be.
     """
-    _known("", values, KEYS)
+    check_known("", values, KEYS)
     if "evaluate" not in values:
         raise EvaluationError("evaluate is not given: say which splits are measured, such as evaluate: {splits: [dev]}")
-    axes = tuple(_axis(str(axis), given) for axis, given in _mapping("grid", values.get("grid")).items())
+    axes = tuple(_axis(str(axis), given) for axis, given in mapping("grid", values.get("grid")).items())
     found = Grid(
         name=name,
-        store=_text("store", values.get("store", "features")),
-        output_dir=_text("output_dir", values.get("output_dir", f"runs/sweep-{name}")),
-        base=_text("base", values["base"]) if values.get("base") is not None else None,
+        store=text("store", values.get("store", "features")),
+        output_dir=text("output_dir", values.get("output_dir", f"runs/sweep-{name}")),
+        base=text("base", values["base"]) if values.get("base") is not None else None,
         overrides=_overrides("set", values.get("set")),
-        evaluate=_evaluate(_mapping("evaluate", values["evaluate"])),
+        evaluate=_evaluate(mapping("evaluate", values["evaluate"])),
         axes=axes,
         exclude=_exclude(values.get("exclude") or (), axes),
         runs=tuple(
-            _variant(f"runs.{run}", str(run), given) for run, given in _mapping("runs", values.get("runs")).items()
+            _variant(f"runs.{run}", str(run), given) for run, given in mapping("runs", values.get("runs")).items()
         ),
         seeds=_seeds(values.get("seeds", (0,))),
         words=tuple(words),
@@ -150,18 +171,38 @@ def parse_grid(name: str, values: Mapping[str, Any], words: Sequence[str] = ()) 
 
 
 def _evaluate(values: Mapping[str, Any]) -> Evaluate:
-    _known("evaluate", values, [one.name for one in fields(Evaluate)])
+    check_known("evaluate", values, [one.name for one in fields(Evaluate)])
     found = Evaluate(
-        splits=_texts("evaluate.splits", values.get("splits")),
-        where=_text("evaluate.where", values["where"]) if values.get("where") is not None else None,
-        checkpoint=_text("evaluate.checkpoint", values.get("checkpoint", "best")),
-        metrics=_texts("evaluate.metrics", values.get("metrics", Evaluate.metrics)),
-        options=_mapping("evaluate.options", values.get("options")),
+        splits=texts("evaluate.splits", values.get("splits")),
+        where=text("evaluate.where", values["where"]) if values.get("where") is not None else None,
+        checkpoint=text("evaluate.checkpoint", values.get("checkpoint", "best")),
+        metrics=texts("evaluate.metrics", values.get("metrics", Evaluate.metrics)),
+        options=merged(_options("evaluate.options", values.get("options"))),
     )
-    if owned := [key for key in found.options if key in OWNED_OPTIONS]:
-        raise EvaluationError(f"evaluate.options.{owned[0]}: a sweep sets it itself, by store, encoder and evaluate")
     if found.checkpoint not in CHECKPOINTS:
         raise EvaluationError(f"evaluate.checkpoint={found.checkpoint}: take one of {', '.join(CHECKPOINTS)}")
+    return found
+
+
+def merged(*options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options of evaluate-adapter, later ones above earlier ones, without those that are null."""
+    found = {key: value for one in options for key, value in one.items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _options(path: str, given: Any) -> Mapping[str, Any]:
+    """Options of evaluate-adapter by their names there."""
+    found = {str(key).replace("-", "_"): value for key, value in mapping(path, given).items()}
+    for key, value in found.items():
+        if key in OWNED_OPTIONS:
+            raise EvaluationError(f"{path}.{key}: a sweep sets it itself, by store, encoder and evaluate")
+        if key in TEXTS_OPTIONS:
+            raise EvaluationError(f"{path}.{key} is of texts, and a sweep evaluates checkpoints: leave it out")
+        if key in (one.name for one in fields(Evaluate)):
+            raise EvaluationError(f"{path}.{key} is of the whole sweep: say evaluate.{key} beside grid and runs")
+        parts = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(one, str | int | float) for one in parts):
+            raise EvaluationError(f"{path}.{key}={value}: take a text, a number, true or false, or a list of them")
     return found
 
 
@@ -176,29 +217,42 @@ def _axis(name: str, given: Any) -> Axis:
         raise EvaluationError(f"{path}={given}: take a list of values, or names with what each sets")
     if not variants:
         raise EvaluationError(f"{path} is empty: give values, or leave it out")
-    _once(path, [variant.label for variant in variants])
+    once(path, [variant.label for variant in variants])
     return Axis(name, variants)
 
 
 def _valued(name: str, value: Any) -> Variant:
     """A value of an option; objectives may be written as `stc+stg`."""
     path = PATHS.get(name, name)
-    _refuse_owned(f"grid.{name}", path)
-    if isinstance(value, Mapping | list) or value is None:
+    if isinstance(value, Mapping | list) or value is None or path in (BASE, CHECKPOINT, EVALUATE):
         raise EvaluationError(f"grid.{name}={value}: give it a name, such as {name}: {{small: {{{path}: {value}}}}}")
+    if path.startswith(f"{EVALUATE}."):
+        return Variant(str(value), options=_options(f"grid.{EVALUATE}", {path.removeprefix(f"{EVALUATE}."): value}))
+    _refuse_owned(f"grid.{name}", path)
     if path == "objectives":
         return Variant(str(value), {path: {objective: {} for objective in str(value).split("+")}})
     return Variant(str(value), {path: value})
 
 
 def _variant(path: str, label: str, given: Any) -> Variant:
-    bundle = _mapping(path, given)
-    base = _text(f"{path}.base", bundle["base"]) if bundle.get("base") is not None else None
-    return Variant(label, _overrides(path, {key: value for key, value in bundle.items() if key != "base"}), base)
+    bundle = {str(key): value for key, value in mapping(path, given).items()}
+    base, checkpoint = (
+        text(f"{path}.{key}", value) if (value := bundle.pop(key, None)) is not None else None
+        for key in (BASE, CHECKPOINT)
+    )
+    options = dict(_options(f"{path}.{EVALUATE}", bundle.pop(EVALUATE, None)))
+    for key in [key for key in bundle if key.startswith(f"{EVALUATE}.")]:
+        options |= _options(f"{path}.{EVALUATE}", {key.removeprefix(f"{EVALUATE}."): bundle.pop(key)})
+    if checkpoint is not None:
+        for key in [*([] if base is None else [BASE]), *bundle]:
+            raise EvaluationError(
+                f"{path}.{key}: what has a checkpoint is evaluated and not trained; leave out {key}, or checkpoint"
+            )
+    return Variant(label, _overrides(path, bundle), base, checkpoint, options)
 
 
 def _overrides(path: str, given: Any) -> Mapping[str, Any]:
-    found = {str(key): value for key, value in _mapping(path, given).items()}
+    found = {str(key): value for key, value in mapping(path, given).items()}
     for key in found:
         _refuse_owned(path, key)
     return found
@@ -207,6 +261,8 @@ def _overrides(path: str, given: Any) -> Mapping[str, Any]:
 def _refuse_owned(path: str, key: str) -> None:
     if key in OWNED:
         raise EvaluationError(f"{path}: a sweep sets {key} of every run itself; {OWNED[key]}")
+    if key == CHECKPOINT or key.partition(".")[0] == EVALUATE:
+        raise EvaluationError(f"{path}: {key} is no option of a training: say it in a run, or of an axis")
 
 
 def _exclude(given: Any, axes: Sequence[Axis]) -> tuple[Mapping[str, frozenset[str]], ...]:
@@ -218,10 +274,10 @@ def _exclude(given: Any, axes: Sequence[Axis]) -> tuple[Mapping[str, frozenset[s
     found = []
     for number, entry in enumerate(given):
         path, labels = f"exclude.{number}", {}
-        rule = _mapping(path, entry)
+        rule = mapping(path, entry)
         if not rule:
             raise EvaluationError(f"{path} names no axis, and would leave out everything")
-        _known(path, rule, list(known))
+        check_known(path, rule, list(known))
         for axis, value in rule.items():
             chosen = [str(one) for one in (value if isinstance(value, list) else [value])]
             for label in chosen:
@@ -236,48 +292,8 @@ def _exclude(given: Any, axes: Sequence[Axis]) -> tuple[Mapping[str, frozenset[s
 
 def _seeds(given: Any) -> tuple[int, ...]:
     """A list of seeds, or how many: 3 is [0, 1, 2]."""
-    found = list(range(given)) if _whole(given) else list(given) if isinstance(given, list | tuple) else []
-    if not found or not all(_whole(seed) and seed >= 0 for seed in found):
+    found = list(range(given)) if whole(given) else list(given) if isinstance(given, list | tuple) else []
+    if not found or not all(whole(seed) and seed >= 0 for seed in found):
         raise EvaluationError(f"seeds={given}: take how many, or a list of whole numbers from 0")
-    _once("seeds", found)
-    return tuple(found)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _once(path: str, values: Sequence[Any]) -> None:
-    if double := [value for value in values if values.count(value) > 1]:
-        raise EvaluationError(f"{path} has {double[0]} twice")
-
-
-def _known(path: str, values: Iterable[Any], known: Sequence[str]) -> None:
-    for key in values:
-        if key not in known:
-            place = f"{path}.{key}" if path else str(key)
-            raise EvaluationError(
-                f"{place}: no such key{near(str(key), known)}; there are {', '.join(known) or 'none'}"
-            )
-
-
-def _mapping(path: str, value: Any) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise EvaluationError(f"{path}={value}: take names with values")
-    return value
-
-
-def _text(path: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise EvaluationError(f"{path}={value}: take a text")
-    return value
-
-
-def _texts(path: str, value: Any) -> tuple[str, ...]:
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list | tuple) or not found or not all(isinstance(one, str) and one for one in found):
-        raise EvaluationError(f"{path}={value}: take a list of names, such as [dev-clean, dev-other]")
-    _once(path, found)
+    once("seeds", found)
     return tuple(found)

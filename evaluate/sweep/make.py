@@ -8,7 +8,7 @@ from typing import Any
 from encodeonce.evaluate.sweep.collect import collect
 from encodeonce.evaluate.sweep.expand import Run
 from encodeonce.evaluate.sweep.grid import Grid, find_grid
-from encodeonce.evaluate.sweep.plan import OURS, Programs, order_of
+from encodeonce.evaluate.sweep.plan import OURS, Programs, orders_of
 from encodeonce.evaluate.sweep.pools import Pool
 from encodeonce.evaluate.sweep.sweep import Swept, Tell, failures_of, sweep
 from encodeonce.evaluate.sweep.table import tabulate
@@ -44,7 +44,7 @@ def make_table(
         EvaluationError: there is no such pool.
     """
     folder, first = Path(grid.output_dir), about(find_grid(source))
-    orders = [order_of(run, grid.evaluate, programs) for run in runs]
+    orders = orders_of(runs, grid.evaluate, programs)
 
     def told() -> Told:
         return Told(grid.name, first, [line for order in orders for line in failures_of(order)])

@@ -1,20 +1,15 @@
-"""A sweep before it runs: the commands of each run, checks of every configuration, and what a training would take."""
+"""A sweep before it runs: the commands of each run, and what a training would take."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.sweep.expand import Run
 from encodeonce.evaluate.sweep.grid import Evaluate
-from encodeonce.evaluate.sweep.work import Order, Step
-from encodeonce.store.errors import StoreError
-from encodeonce.store.objects import store_path
-from encodeonce.store.reader import FeatureStore
-from encodeonce.train.errors import TrainingError
+from encodeonce.evaluate.sweep.work import TRAIN, Order, Step
 
 RESULTS = "results.json"
 
@@ -40,85 +35,65 @@ class Estimated:
     utterances: int
 
 
-def order_of(run: Run, evaluate: Evaluate, programs: Programs) -> Order:
-    """The commands of a run: a training, then an evaluation of each split."""
-    from encodeonce.train.configure import to_yaml
-
-    folder = run.folder.absolute()
-    train = Step(
-        "train",
-        (*programs.train, str(run.folder / "config.yaml"), "--json"),
-        folder / "train.log",
-        folder / "train.json",
-    )
-    steps = [train, *(_evaluation(run, evaluate, split, programs) for split in evaluate.splits)]
-    return Order(run.name, folder, to_yaml(run.config), tuple(steps), Path.cwd())
+def orders_of(runs: Sequence[Run], evaluate: Evaluate, programs: Programs) -> list[Order]:
+    """The commands of all runs; those that share a training are one order, so that it is trained once."""
+    trainings: dict[str, list[Run]] = {}
+    for run in runs:
+        trainings.setdefault(run.training, []).append(run)
+    return [_order(training, evaluate, programs) for training in trainings.values()]
 
 
 def results_folder(run: Run, evaluate: Evaluate, split: str) -> Path:
     """Where the evaluation of a split is kept; another way to evaluate has another folder."""
-    asked = json.dumps([split, evaluate.checkpoint, evaluate.where, dict(evaluate.options)], sort_keys=True)
+    asked = json.dumps([split, evaluate.checkpoint, evaluate.where, dict(run.options)], sort_keys=True)
     return run.folder / f"{split}-{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
 
 
-def _evaluation(run: Run, evaluate: Evaluate, split: str, programs: Programs) -> Step:
-    folder = results_folder(run, evaluate, split)
-    checkpoint = run.folder / "training"
-    arguments = [str(checkpoint if evaluate.checkpoint == "best" else checkpoint / "last")]
-    arguments += ["--store", run.config.data.store, "--split", split, "--output", str(folder), "--json"]
-    arguments += [] if run.config.data.encoder is None else ["--encoder", run.config.data.encoder]
-    arguments += [] if evaluate.where is None else ["--where", evaluate.where]
-    arguments += flags(evaluate)
-    beside = folder.absolute()
-    log, output = beside.with_name(f"{beside.name}.log"), beside.with_name(f"{beside.name}.json")
-    return Step(f"evaluate {split}", (*programs.evaluate, *arguments), log, output, beside / RESULTS)
+def log_of(results: Path) -> Path:
+    """What evaluate-adapter writes to stderr lies beside its folder."""
+    return results.with_name(f"{results.name}.log")
 
 
-def flags(evaluate: Evaluate) -> list[str]:
+def flags(options: Mapping[str, Any]) -> list[str]:
     """Options of evaluate-adapter as its command line has them: `beams: 4`, `report: false`, a list once for each value."""
     words: list[str] = []
-    for key, value in evaluate.options.items():
+    for key, value in options.items():
         name = key.replace("_", "-")
         for one in value if isinstance(value, list) else [value]:
             words += [f"--{name}"] if one is True else [f"--no-{name}"] if one is False else [f"--{name}", str(one)]
     return words
 
 
-def check(runs: Sequence[Run], evaluate: Evaluate) -> None:
-    """Refuse what cannot be, before the first training begins: contradictions, splits that are not there.
+def _order(runs: Sequence[Run], evaluate: Evaluate, programs: Programs) -> Order:
+    """A training where there is one to do, then every evaluation of each split."""
+    from encodeonce.train.configure import to_yaml
 
-    Raises:
-        EvaluationError: the run is named.
-    """
-    from encodeonce.train.checks import check_config
-
-    opened: set[tuple[str, str | None, str | None]] = set()
-    for run in runs:
-        data = run.config.data
-        try:
-            check_config(run.config)
-            for split in (*(data.train or (None,)), *data.dev, *evaluate.splits):
-                if (data.store, data.encoder, split) not in opened:
-                    opened.add((data.store, data.encoder, split))
-                    FeatureStore(store_path(data.store), data.encoder, split)
-        except (TrainingError, StoreError) as error:
-            raise EvaluationError(f"run {run.name}: {error}") from error
+    first, shared = runs[0], len(runs) > 1
+    steps = [] if first.checkpoint else [_training(first, programs)]
+    steps += [_evaluation(run, evaluate, split, programs, shared) for run in runs for split in evaluate.splits]
+    return Order(first.training, first.folder.absolute(), to_yaml(first.config), tuple(steps), Path.cwd())
 
 
-def check_options(evaluate: Evaluate) -> None:
-    """Refuse options that evaluate-adapter does not have.
+def _training(run: Run, programs: Programs) -> Step:
+    folder = run.folder.absolute()
+    words = (*programs.train, str(run.folder / "config.yaml"), "--json")
+    return Step(TRAIN, words, folder / "train.log", folder / "train.json")
 
-    Raises:
-        EvaluationError: what it says of them.
-    """
-    import click
-    from encodeonce.evaluate.cli import evaluate_adapter
 
-    words = [".", "--store", ".", "--split", "any", "--output", "any", *flags(evaluate)]
-    try:
-        evaluate_adapter.make_context("evaluate-adapter", words)
-    except click.ClickException as error:
-        raise EvaluationError(f"evaluate.options: {error.format_message()}") from error
+def _evaluation(run: Run, evaluate: Evaluate, split: str, programs: Programs, shared: bool) -> Step:
+    folder, training = results_folder(run, evaluate, split), run.folder / "training"
+    arguments = ["--store", run.config.data.store, "--split", split, "--output", str(folder), "--json"]
+    if run.checkpoint is not None:
+        checkpoint = run.checkpoint.folder  # knows the features it was trained on
+    else:
+        checkpoint = training if evaluate.checkpoint == "best" else training / "last"
+        arguments += [] if run.config.data.encoder is None else ["--encoder", run.config.data.encoder]
+    arguments += [] if evaluate.where is None else ["--where", evaluate.where]
+    arguments += flags(run.options)
+    beside = folder.absolute()
+    name = f"evaluate {split}{' of ' + run.name if shared else ''}"
+    output = beside.with_name(f"{beside.name}.json")
+    return Step(name, (*programs.evaluate, str(checkpoint), *arguments), log_of(beside), output, beside / RESULTS)
 
 
 def estimated(run: Run) -> Estimated:
@@ -143,4 +118,12 @@ def estimated(run: Run) -> Estimated:
 
 def as_object(run: Run) -> dict[str, Any]:
     """A run, for --json."""
-    return {"name": run.name, **run.labels, "seed": run.seed, "identity": run.identity, "folder": str(run.folder)}
+    return {
+        "name": run.name,
+        **run.labels,
+        "seed": run.seed,
+        "identity": run.identity,
+        "folder": str(run.folder),
+        "checkpoint": None if run.checkpoint is None else str(run.checkpoint.folder),
+        "evaluate": dict(run.options),
+    }

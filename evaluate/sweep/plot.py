@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from encodeonce.evaluate.report.palette import COLOURS, INK
 from encodeonce.evaluate.report.svg import drawing, inline_svg
 from encodeonce.evaluate.report.wording import name_of
+from encodeonce.evaluate.sweep.expand import RUN
 from encodeonce.evaluate.sweep.table import Cell, Column, Table
 from encodeonce.evaluate.sweep.wording import around, scale_of, setting, shown
 
@@ -23,7 +24,8 @@ def draw(table: Table, metric: str) -> tuple[str, bytes]:
         StoreError: matplotlib is not installed.
     """
     columns = [(number, column) for number, column in enumerate(table.columns) if column.metric == metric]
-    unit, title = columns[0][1].unit, f"{name_of(metric)} by setting"
+    where = f" on {columns[0][1].split}" if len(columns) == 1 else ""
+    unit, title = columns[0][1].unit, f"{name_of(metric)}{where} by {_what(table)}"
     with drawing(1.0 + len(table.rows) * (0.12 + 0.16 * len(columns))) as figure:
         axes = figure.subplots()
         for place, (number, column) in enumerate(columns):
@@ -44,6 +46,11 @@ def draw(table: Table, metric: str) -> tuple[str, bytes]:
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=160, facecolor="white")
     return svg, png.getvalue()
+
+
+def _what(table: Table) -> str:
+    """What the rows are: values of the only axis, or settings."""
+    return table.axes[0].rpartition(".")[2] if len(table.axes) == 1 and table.axes[0] != RUN else "setting"
 
 
 def _cell(axes: "Axes", cell: Cell, column: Column, height: float, colour: str) -> None:

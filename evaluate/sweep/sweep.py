@@ -3,14 +3,14 @@
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from encodeonce.evaluate.sweep.pools import Pool
-from encodeonce.evaluate.sweep.work import FAILED, KILL, Order, State, holder, last_object, tail
+from encodeonce.evaluate.sweep.work import FAILED, KILL, TRAIN, WORKER, Order, State, holder, last_object, tail
 from encodeonce.store.files import atomic_write, make_folder, read_json
 from encodeonce.store.locks import lock
 from encodeonce.train.interrupts import Interrupts
@@ -62,7 +62,7 @@ def sweep(
         swept = Swept(before=[order.name for order in orders if order.is_done()])
         left = [order for order in orders if not order.is_done()]
         if not retry_failed:
-            swept.failed = [order.name for order in left if (order.folder / FAILED).exists()]
+            swept.failed = [order.name for order in left if _given_up(order)]
             left = [order for order in left if order.name not in swept.failed]
         tell(_begun(len(orders), swept, len(left)))
         try:
@@ -74,6 +74,21 @@ def sweep(
     return swept
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A run at work.
+
+    Attributes:
+        place: what lines about it begin with.
+        sizes: of its steps' logs when it was begun, by step: what is below is of an earlier time.
+    """
+
+    order: Order
+    place: str
+    at: float
+    sizes: Mapping[str, int]
+
+
 class _Working:
     """A pool at work."""
 
@@ -82,7 +97,7 @@ class _Working:
     ) -> None:
         self.waiting, self.total, self.number = deque(orders), len(orders), 0
         self.stop, self.tell, self.swept, self.changed = folder / STOP, tell, swept, changed
-        self.running: dict[Future[State], tuple[Order, str, float]] = {}
+        self.running: dict[Future[State], _Begun] = {}
         self.last_told, self.last_lines = time.monotonic(), set[str]()
 
     def run(self, make: Callable[[], Pool]) -> None:
@@ -117,22 +132,24 @@ class _Working:
         else:
             first = next((step.name for step in order.steps if not step.is_done()), "nothing")
             self.tell(f"{place}: {first}")
-        self.running[pool.submit(order, self.stop)] = order, place, time.monotonic()
+        sizes = {step.name: step.log.stat().st_size if step.log.exists() else 0 for step in order.steps}
+        self.running[pool.submit(order, self.stop)] = _Begun(order, place, time.monotonic(), sizes)
 
     def _end(self, future: Future[State]) -> None:
-        order, place, begun = self.running.pop(future)
+        begun = self.running.pop(future)
+        order, place = begun.order, begun.place
         error = future.exception()
         if error is not None:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             with atomic_write(order.folder / FAILED) as file:
-                line = {"run": order.name, "step": "worker", "status": None, "reason": reason, "log": None, "tail": []}
+                line = {"run": order.name, "step": WORKER, "status": None, "reason": reason, "log": None, "tail": []}
                 file.write(json.dumps({"failures": [line]}).encode())
         state = "failed" if error is not None else future.result()
         if state == "interrupted":
             self.tell(f"{place}: stopped, and kept")
             return
         (self.swept.done if state == "done" else self.swept.failed).append(order.name)
-        self.tell(f"{place}: {_outcome(order, state)}, {span(time.monotonic() - begun)}")
+        self.tell(f"{place}: {_outcome(order, state)}, {span(time.monotonic() - begun.at)}")
         self.changed()
 
     def _tick(self) -> None:
@@ -141,10 +158,10 @@ class _Working:
         if now - self.last_told < TELL_SECONDS:
             return
         lines = []
-        for order, place, _ in self.running.values():
-            step = next((step for step in order.steps if not step.is_done()), None)
-            if step and (said := tail(step.log, 1)):
-                lines.append(f"{place}, {step.name}: {said[-1].strip()}")
+        for begun in self.running.values():
+            step = next((step for step in begun.order.steps if not step.is_done()), None)
+            if step and (said := tail(step.log, 1, begun.sizes[step.name])):
+                lines.append(f"{begun.place}, {step.name}: {said[-1].strip()}")
         for line in lines:
             if line not in self.last_lines:
                 self.tell(line)
@@ -152,14 +169,24 @@ class _Working:
 
 
 def failures_of(order: Order) -> list[dict[str, Any]]:
-    """What failed of a run, step by step; nothing where it did not."""
-    path = order.folder / FAILED
-    return read_json(path)["failures"] if path.exists() and not order.is_done() else []
+    """What failed of a run, step by step; nothing of what is done since, or no longer asked for."""
+    path, left = order.folder / FAILED, {step.log.name for step in order.steps if not step.is_done()}
+    failures = read_json(path)["failures"] if left and path.exists() else []
+    return [one for one in failures if one["log"] is None or Path(one["log"]).name in left]
+
+
+def _given_up(order: Order) -> bool:
+    """Whether everything that is left of a run has failed, or rests upon what has."""
+    failures = failures_of(order)
+    failed = {Path(one["log"]).name for one in failures if one["log"] is not None}
+    return any(one["step"] in (TRAIN, WORKER) for one in failures) or all(
+        step.is_done() or step.log.name in failed for step in order.steps
+    )
 
 
 def trained(order: Order) -> dict[str, Any]:
-    """What train-adapter said at its end; empty where it has not come there."""
-    return last_object(order.steps[0].output)
+    """What train-adapter said at its end; empty where it has not come there, or there is nothing to train."""
+    return next((last_object(step.output) for step in order.steps if step.name == TRAIN), {})
 
 
 def _outcome(order: Order, state: State) -> str:

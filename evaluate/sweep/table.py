@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 from encodeonce.evaluate.evaluation import Unit
 
@@ -29,6 +29,8 @@ class Result:
     Attributes:
         parameters: that were trained; None before a training's end.
         seconds: of the training's last go.
+        checkpoint: what was evaluated; None: what the sweep trained.
+        options: of evaluate-adapter.
     """
 
     name: str
@@ -37,16 +39,22 @@ class Result:
     splits: Mapping[str, Measured | Literal["failed", "waiting"]]
     parameters: int | None = None
     seconds: float | None = None
+    checkpoint: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric on a split. More than one signature: its cells do not compare."""
+    """A metric on a split. More than one signature: its cells do not compare.
+
+    Attributes:
+        unit, lower_is_better: None where nothing is measured yet.
+    """
 
     metric: str
     split: str
-    unit: Unit = "fraction"
-    lower_is_better: bool = True
+    unit: Unit | None = None
+    lower_is_better: bool | None = None
     signatures: tuple[str, ...] = ()
 
 
@@ -111,7 +119,7 @@ def tabulate(results: Sequence[Result], metrics: Sequence[str], splits: Sequence
     cells = [[_cell(runs, column) for column in columns] for runs in groups.values()]
     for number, column in enumerate(columns):
         means = [row[number].mean for row in cells]
-        best = _best([mean for mean in means if mean is not None], column.lower_is_better)
+        best = _best([mean for mean in means if mean is not None], column.lower_is_better is not False)
         for row, mean in zip(cells, means, strict=True):
             if mean is not None and best is not None and isclose(mean, best):
                 row[number] = _marked(row[number])

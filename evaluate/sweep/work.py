@@ -1,8 +1,8 @@
-"""One run's commands, one after the other, each in a process of its own: what a worker does, here or on another machine.
+"""The commands of a run, or of all runs of one training, one after the other, each in a process of its own: what a worker does.
 
 runs/hubert-base-queries50-seed0-3f09ab12cd/
     config.yaml              the resolved configuration
-    training/                train-adapter's output_dir
+    training/                train-adapter's output_dir; of a checkpoint from elsewhere none
     train.json, train.log    what train-adapter wrote to stdout and stderr
     dev-clean-51c2e0/        evaluate-adapter's folder: results.json and the report
     dev-clean-51c2e0.log
@@ -25,6 +25,8 @@ from typing import IO, Any, Literal
 from encodeonce.store.files import make_folder, write_json
 
 LOCK, FAILED = ".lock", "failed.json"
+TRAIN, WORKER = "train", "worker"
+"""What can fail beside evaluations: the training, and whatever does all of it."""
 KILL = "kill"
 POLL_SECONDS = 0.3
 TAIL_LINES = 20
@@ -39,7 +41,7 @@ class Step:
     """A command.
 
     Attributes:
-        name: `train`, or `evaluate SPLIT`.
+        name: `train`, or `evaluate SPLIT`, of several runs with `of RUN`.
         arguments: of Python.
         output: where its stdout goes; the last line is a JSON object when it is done.
         done: what is there when it is done; None: `output` says so.
@@ -88,7 +90,7 @@ def work(order: Order, stop: Path) -> State:
             return "interrupted"
         (order.folder / FAILED).unlink(missing_ok=True)
         (order.folder / "config.yaml").write_text(order.config, encoding="utf-8")
-        for number, step in enumerate(order.steps):
+        for step in order.steps:
             if step.is_done():
                 continue
             if stop.exists():
@@ -100,7 +102,7 @@ def work(order: Order, stop: Path) -> State:
             if stop.exists():
                 return "interrupted"
             failures.append(_failure(order, step, status, begun))
-            if number == 0:
+            if step.name == TRAIN:
                 break
         if failures:
             write_json(order.folder / FAILED, {"failures": failures})

@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from encodeonce.evaluate.report.wording import name_of
-from encodeonce.evaluate.resynthesis.report import escaped
+from encodeonce.evaluate.report.markdown import escaped
+from encodeonce.evaluate.report.wording import listed, name_of
 from encodeonce.evaluate.sweep.plot import draw
 from encodeonce.evaluate.sweep.table import Cell, Measured, Result, Table
-from encodeonce.evaluate.sweep.wording import heading, shown
+from encodeonce.evaluate.sweep.wording import heading, places, shown
 from encodeonce.store.files import atomic_write, write_json
 from encodeonce.train.estimate import millions
 
@@ -60,13 +60,13 @@ def write_pages(folder: Path, told: Told, table: Table) -> Path:
 
 def markdown(table: Table) -> list[str]:
     """The table in lines: the best of a column bold."""
-    axes = [axis.rpartition(".")[2].capitalize() for axis in table.axes]
-    heads = [*axes, "Parameters", *map(heading, table.columns)]
-    lines = [heads, ["---"] * len(axes) + ["--:"] * (len(heads) - len(axes))]
-    for row in table.rows:
+    labels = places(table)
+    heads = [*(name for name, _ in labels), "Parameters", *map(heading, table.columns)]
+    lines = [[head.replace("|", "\\|") for head in heads], ["---"] * len(labels) + ["--:"] * (len(heads) - len(labels))]
+    for number, row in enumerate(table.rows):
         cells = [shown(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
         marked = [f"**{text}**" if cell.best else text for text, cell in zip(cells, row.cells, strict=True)]
-        lines.append([*(escaped(row.labels.get(axis, "")) for axis in table.axes), _size(row.parameters), *marked])
+        lines.append([*(escaped(names[number]) for _, names in labels), _size(row.parameters), *marked])
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
@@ -78,8 +78,10 @@ def notes(table: Table, mark: str = "bold") -> list[str]:
         if several
         else f"One seed: no deviation; the best of a column is {mark}."
     ]
+    if several and any(_alone(cell) for row in table.rows for cell in row.cells):
+        found.append("Without ±: one training alone, and no other seeds of it.")
     if any(cell.without for row in table.rows for cell in row.cells):
-        found.append("-: not measured, since what was trained does not write text or match, or a library is missing.")
+        found.append("-: not measured: no objective of what was trained is told by it, or a library is missing.")
     found += [
         f"{name_of(column.metric)} on {column.split} was computed in several ways, and its cells do not compare: "
         f"{'; '.join(column.signatures)}."
@@ -118,7 +120,7 @@ def as_object(told: Told, table: Table, results: Sequence[Result]) -> dict[str, 
                 "metric": column.metric,
                 "split": column.split,
                 "unit": column.unit,
-                "higher_is_better": not column.lower_is_better,
+                "higher_is_better": None if column.lower_is_better is None else not column.lower_is_better,
                 "signatures": list(column.signatures),
             }
             for column in table.columns
@@ -145,6 +147,8 @@ def _run(result: Result) -> dict[str, Any]:
         "seed": result.seed,
         "parameters": result.parameters,
         "seconds": result.seconds,
+        "checkpoint": result.checkpoint,
+        "evaluate": dict(result.options),
         "splits": splits,
     }
 
@@ -169,9 +173,8 @@ def _plain(cell: Cell) -> tuple[float | None, float | None, int, int, bool]:
 
 
 def _below(told: Told, table: Table) -> list[str]:
-    lines = ["", *notes(table), ""]
-    lines += [f"- {escaped(one['run'])} failed at {one['step']}: {escaped(one['reason'])}" for one in told.failures]
-    return lines
+    failed = [f"- {escaped(one['run'])} failed at {one['step']}: {escaped(one['reason'])}" for one in told.failures]
+    return ["", *(line for note in notes(table) for line in (note, "")), *failed, *([""] if failed else [])]
 
 
 def _page(told: Told, table: Table, svg: str | None) -> str:
@@ -180,23 +183,25 @@ def _page(told: Told, table: Table, svg: str | None) -> str:
     from encodeonce.evaluate.report.document import Table as Shown
     from encodeonce.evaluate.report.page import html_of
 
-    columns = [Column(axis.rpartition(".")[2].capitalize()) for axis in table.axes]
+    labels = places(table)
+    columns = [Column(name) for name, _ in labels]
     columns += [
         Column("Parameters", "number"),
         *(Column(heading(column, "\u00a0"), "number") for column in table.columns),
     ]
     rows = []
-    for row in table.rows:
+    for number, row in enumerate(table.rows):
         cells = [
             Entry(f"{STAR} " * cell.best + shown(cell, column), cell.mean)
             for cell, column in zip(row.cells, table.columns, strict=True)
         ]
-        labels = [Entry(row.labels.get(axis, "")) for axis in table.axes]
-        rows.append([*labels, Entry(_size(row.parameters), row.parameters), *cells])
-    caption = f"{told.name}: {' and '.join(dict.fromkeys(name_of(one.metric) for one in table.columns))}"
+        rows.append(
+            [*(Entry(names[number]) for _, names in labels), Entry(_size(row.parameters), row.parameters), *cells]
+        )
+    caption = f"{told.name}: {listed(list(dict.fromkeys(name_of(one.metric) for one in table.columns)))}"
     first, *others = notes(table, f"marked {STAR}")
     blocks: list[Block] = [
-        Shown(caption, columns, rows, f"{first} {STAR} best of its column."),
+        Shown(caption, columns, rows, first),
         *map(Paragraph, others),
     ]
     sections = [Section("table", "Table", blocks)]
@@ -211,6 +216,10 @@ def _page(told: Told, table: Table, svg: str | None) -> str:
     facts = [f"{len(table.rows)} settings", f"{table.seeds} seed{'s' * (table.seeds != 1)}"]
     footer = f"Made by encodeonce on {datetime.now(UTC):%Y-%m-%d}. The same as text: table.md; for programs: table.csv, results.json."
     return html_of(Document(told.about or told.name, facts, [], sections, footer, kind="Sweep"))
+
+
+def _alone(cell: Cell) -> bool:
+    return len(cell.values) == 1 and not (cell.failed or cell.waiting or cell.without)
 
 
 def _any(table: Table, number: int) -> bool:

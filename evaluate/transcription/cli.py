@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from encodeonce.evaluate.errors import EvaluationError
@@ -16,12 +16,12 @@ from encodeonce.store.params import StorePathParam
 from encodeonce.train.errors import TrainingError
 
 if TYPE_CHECKING:
-    from encodeonce.evaluate.decoding.options import Method, Writer
     from encodeonce.evaluate.transcription.features import FeatureMaker
     from encodeonce.evaluate.transcription.run import Transcript
     from encodeonce.extract.progress import Progress
     from encodeonce.train.checkpoint import Fingerprints
 
+STOPPED = "files whose text was printed are done; give the others again"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -34,8 +34,16 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--encoder", help="Where the encoder is, if its name does not find it: a folder, a hub id, onnx:FILE.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--writer", type=click.Choice(["llm", "stg", "ctc"]), help="The objective that writes.")
-@click.option("--method", default="greedy", type=click.Choice(["greedy", "beam"]), help="How texts are sought.")
+@click.option(
+    "--method", default="greedy", type=click.Choice(["greedy", "beam", "sample"]), help="How texts are sought."
+)
 @click.option("--beams", type=click.IntRange(1), help="Of beam.  [default: 4; of CTC 12]")
+@click.option("--temperature", type=float, help="Of sample.  [default: 1]")
+@click.option("--top-p", type=float, help="Of sample.  [default: 1]")
+@click.option("--seed", type=int, help="Of sample.  [default: 0]")
+@click.option(
+    "--tokens-per-second", type=float, help="What may be written of the audio.  [default: 12; of characters 36]"
+)
 @click.option(
     "--language-model", help="Scores words beside CTC with --method beam: a name, folder, hub id or GGUF file."
 )
@@ -50,8 +58,11 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--frames-per-batch", default=2000, type=click.IntRange(1), help="Frames that the adapter reads at a time."
 )
 @click.option("--times", is_flag=True, help="A line a segment, with its times.")
+@click.option("--words", is_flag=True, help="And a line a word; of checkpoints with CTC over characters.")
 @click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), help="Write NAME.txt, .json and .srt there."
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write NAME.txt, .json and .srt there, with --words .ctm.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 @click.option("--quiet", "-q", is_flag=True, help="Print texts and failures only.")
@@ -61,46 +72,38 @@ def transcribe(
     store: StorePath | None,
     encoder: str | None,
     device: str,
-    writer: "Writer | None",
-    method: "Method",
-    beams: int | None,
-    language_model: str | None,
-    language_model_weight: float | None,
-    word_bonus: float | None,
     prompt: Path | None,
     language: str | None,
     segment_seconds: float,
     frames_per_batch: int,
     times: bool,
+    words: bool,
     output: Path | None,
     as_json: bool,
     quiet: bool,
+    **decoding: Any,
 ) -> None:
     """Write what is said in audio files, by an adapter: in the language it was trained to write, which may be another.
 
     FILE is audio, or a folder of it. Nothing is trained or stored; audio of a store is read from there.
     """
-    from encodeonce.evaluate.decoding.options import DecodeOptions
+    from encodeonce.evaluate.decoding.options import DecodeOptions, choose_writer
     from encodeonce.evaluate.decoding.transcriber import Transcriber
     from encodeonce.evaluate.formats.lines import read_lines
     from encodeonce.evaluate.transcription.run import find_audio, transcribe_files
+    from encodeonce.evaluate.transcription.words import WordAligner, check_words
     from encodeonce.extract.progress import Progress
     from encodeonce.store.devices import find_device
     from encodeonce.train.checkpoint import load_checkpoint
     from encodeonce.train.model import restore_model
 
     lines = () if prompt is None else tuple(line.text for line in read_lines(prompt))
-    options = DecodeOptions(
-        writer=writer,
-        method=method,
-        beams=beams,
-        language_model=language_model,
-        language_model_weight=language_model_weight,
-        word_bonus=word_bonus,
-        prompt=lines,
-    )
+    options = DecodeOptions(prompt=lines, **decoding)
     progress = Progress(quiet)
     paths, chosen, trained = find_audio(files), find_device(device), load_checkpoint(checkpoint)
+    choose_writer(options, trained.config)
+    if words:
+        check_words(trained.config)
     names = _names(paths, output)
     if output is not None:
         _make(output)
@@ -111,14 +114,17 @@ def transcribe(
     begun, found = perf_counter(), []
     with click.progressbar(length=len(paths), file=sys.stderr, hidden=quiet or not sys.stderr.isatty()) as bar:
         transcriber = Transcriber(model, options)
-        for one in transcribe_files(paths, features, transcriber, segment_seconds, frames_per_batch, chosen, language):
+        aligner = WordAligner(model, features.frame_seconds) if words else None
+        for one in transcribe_files(
+            paths, features, transcriber, segment_seconds, frames_per_batch, chosen, language, aligner
+        ):
             found.append(one)
-            if one.error:
-                progress.failure(str(one.path), one.error)
-            for line in _lines(one, times, several=len(paths) > 1):
+            for about, reason in one.failures():
+                progress.failure(about, reason)
+            for line in _lines(one, times or words, several=len(paths) > 1):
                 click.echo(line)
             if output is not None:
-                _write(one, output, names[one.path])
+                _write(one, output, names[one.path], words)
             bar.update(1)
     spent, seconds = perf_counter() - begun, sum(one.seconds for one in found)
     stored = sum(segment.stored for one in found for segment in one.segments)
@@ -193,11 +199,17 @@ def _make(folder: Path) -> None:
         raise explain(error, folder) from error
 
 
-def _write(found: "Transcript", folder: Path, name: str) -> None:
-    from encodeonce.evaluate.transcription.subtitles import srt
+def _write(found: "Transcript", folder: Path, name: str, words: bool) -> None:
+    from encodeonce.evaluate.transcription.subtitles import ctm, srt
     from encodeonce.store.files import atomic_write, write_json
 
-    for suffix, text in ((".txt", found.text + "\n"), (".srt", srt(found.segments))):
+    texts = {".txt": found.text + "\n", ".srt": srt(found.segments)}
+    if words:
+        texts[".ctm"] = ctm(name, found.segments)
+    for suffix, text in texts.items():
+        if found.error and not found.segments:  # an empty text would say that nothing was said
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+            continue
         with atomic_write(folder / f"{name}{suffix}") as file:
             file.write(text.encode())
     write_json(folder / f"{name}.json", found.to_json())
@@ -205,7 +217,7 @@ def _write(found: "Transcript", folder: Path, name: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point; see `run_command`."""
-    run_command(transcribe, arguments, (EvaluationError, TrainingError, StoreError))
+    run_command(transcribe, arguments, (EvaluationError, TrainingError, StoreError), STOPPED)
 
 
 if __name__ == "__main__":

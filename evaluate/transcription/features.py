@@ -1,7 +1,7 @@
 """Features of new audio, as the store holds them that a checkpoint was trained on; audio that is in the store is not encoded again."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +76,11 @@ class FeatureMaker:
         self._run = self._same_run(word, cache, device)
         self.outputs = [self._output(name) for name in trained.outputs]
 
+    @property
+    def frame_seconds(self) -> float:
+        """From one frame to the next."""
+        return self.encoder.samples_per_frame / self.encoder.sample_rate
+
     def of(self, decoded: Decoded, name: str) -> Heard:
         """The features of some audio.
 
@@ -97,7 +102,7 @@ class FeatureMaker:
             stored[name] = value
         return Heard(self._values(self._chain.complete(stored)), seconds, False)
 
-    def _values(self, stored: dict[str, Stored]) -> list[np.ndarray]:
+    def _values(self, stored: Mapping[str, Stored]) -> list[np.ndarray]:
         return [values_of(*stored[output.name][:2]) for output in self.outputs]
 
     @cached_property
@@ -118,9 +123,8 @@ class FeatureMaker:
         splits = {name_below(folder, self.feature_set.path): ALL_SHARDS for folder in self.feature_set.splits()}
         return Copies(self.feature_set.path, {0: splits}, self._progress)
 
-    def _copied(self, digest: str) -> dict[str, Stored] | None:
-        found = None if self._copies is None else self._copies.find(digest, 0, self.outputs)
-        return None if found is None else {name: (*pair, None) for name, pair in found.items()}
+    def _copied(self, digest: str) -> Mapping[str, Stored] | None:
+        return None if self._copies is None else self._copies.find(digest, 0, self.outputs)
 
     def _same_run(self, word: str, cache: FileCache, device: str) -> Run:
         """An extraction that makes this feature set."""

@@ -1,4 +1,4 @@
-"""Audio files to texts: decode, cut, encode what no store holds, write."""
+"""Audio files to texts: decode, cut, encode what no store holds, write, and say when each word is said."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from encodeonce.evaluate.attention.alignment import Word
 from encodeonce.evaluate.decoding.flags import flags_of
 from encodeonce.evaluate.decoding.transcriber import Transcriber
 from encodeonce.evaluate.errors import EvaluationError
-from encodeonce.evaluate.normalise import UNSPACED
+from encodeonce.evaluate.normalise import is_unspaced
 from encodeonce.evaluate.transcription.features import FeatureMaker, Heard
 from encodeonce.evaluate.transcription.segments import cut
+from encodeonce.evaluate.transcription.words import Aligned, WordAligner
 from encodeonce.extract.audio import AudioError, Decoded, decode
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.corpora.folder import AUDIO_SUFFIXES, list_folder
@@ -29,6 +31,10 @@ class Segment:
     flags: tuple[str, ...]
     stored: bool
     """Its features came from the store."""
+    words: tuple[Word, ...] | None = None
+    """In seconds from the file's beginning; None: nobody asked, or they could not be aligned."""
+    unaligned: str | None = None
+    """Why they could not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,14 @@ class Transcript:
         """Of all segments."""
         return self.between.join(segment.text for segment in self.segments if segment.text)
 
+    def failures(self) -> Iterator[tuple[str, str]]:
+        """What could not be done, and why: the file, or the words of some of its segments."""
+        if self.error:
+            yield str(self.path), self.error
+        for one in self.segments:
+            if one.unaligned:
+                yield f"{self.path}, times of words from {one.start:.1f} s", one.unaligned
+
     def to_json(self) -> dict[str, Any]:
         """With the keys of a manifest where it has such."""
         line: dict[str, Any] = {"audio_filepath": str(self.path), "duration": self.seconds, "pred_text": self.text}
@@ -56,6 +70,8 @@ class Transcript:
 @dataclass(frozen=True, slots=True)
 class _Piece:
     file: int
+    name: str
+    """What sampling draws by: it does not depend on the other files."""
     start: float
     heard: Heard
 
@@ -94,6 +110,7 @@ def transcribe_files(
     frames_per_batch: int,
     device: torch.device | str = "cpu",
     language: str | None = None,
+    aligner: WordAligner | None = None,
 ) -> Iterator[Transcript]:
     """Transcribe files in their order; one that cannot be used is a transcript with the reason.
 
@@ -101,10 +118,12 @@ def transcribe_files(
         longest: seconds of a segment at most.
         frames_per_batch: padding included, that the adapter reads at a time.
         language: code of the texts; None: one with spaces between words.
+        aligner: that tells when words are said; None: nobody asks.
     """
     opened = [_Opened(path) for path in paths]
-    written = _written(_batches(_pieces(opened, features, longest), frames_per_batch), transcriber, device, language)
-    between = "" if language is not None and language.partition("-")[0].lower() in UNSPACED else " "
+    batches = _batches(_pieces(opened, features, longest), frames_per_batch)
+    written = _written(batches, transcriber, aligner, device, language)
+    between = "" if is_unspaced(language) else " "
     done = 0
     for file, group in groupby(written, key=lambda pair: pair[0]):
         yield from (_empty(one) for one in opened[done:file])
@@ -125,7 +144,8 @@ def _pieces(files: Sequence[_Opened], features: FeatureMaker, longest: float) ->
             file.seconds = len(whole.samples) / whole.rate
             for start, stop in cut(whole.samples, whole.rate, longest):
                 piece = Decoded(np.ascontiguousarray(whole.samples[start:stop]), whole.rate)
-                yield _Piece(number, start / whole.rate, features.of(piece, str(file.path)))
+                begin = start / whole.rate
+                yield _Piece(number, f"{file.path.name} {begin:.3f}", begin, features.of(piece, str(file.path)))
         except (AudioError, EvaluationError) as error:
             file.error = str(error)
 
@@ -144,7 +164,11 @@ def _batches(pieces: Iterable[_Piece], most: int) -> Iterator[list[_Piece]]:
 
 
 def _written(
-    batches: Iterable[list[_Piece]], transcriber: Transcriber, device: torch.device | str, language: str | None
+    batches: Iterable[list[_Piece]],
+    transcriber: Transcriber,
+    aligner: WordAligner | None,
+    device: torch.device | str,
+    language: str | None,
 ) -> Iterator[tuple[int, Segment]]:
     for batch in batches:
         lengths = torch.tensor([len(piece.heard.values[0]) for piece in batch], device=device)
@@ -152,10 +176,20 @@ def _written(
             _padded([piece.heard.values[n] for piece in batch]).to(device) for n in range(len(batch[0].heard.values))
         ]
         seconds = [piece.heard.seconds for piece in batch]
-        for piece, found in zip(batch, transcriber.write(outputs, lengths, seconds), strict=True):
-            heard = piece.heard
+        written = transcriber.write(outputs, lengths, seconds, [piece.name for piece in batch])
+        aligned = [Aligned()] * len(batch)
+        if aligner is not None:
+            aligned = aligner.align(outputs, lengths, [one.text for one in written])
+        for piece, found, words in zip(batch, written, aligned, strict=True):
+            heard, end = piece.heard, piece.start + piece.heard.seconds
             flags = flags_of(found.text, heard.seconds, found.ended, language)
-            yield piece.file, Segment(piece.start, piece.start + heard.seconds, found.text, flags, heard.stored)
+            placed = None if words.words is None else tuple(_later(word, piece.start, end) for word in words.words)
+            yield piece.file, Segment(piece.start, end, found.text, flags, heard.stored, placed, words.reason)
+
+
+def _later(word: Word, seconds: float, end: float) -> Word:
+    """In the file's seconds, to the thousandth, and not beyond the segment's end."""
+    return Word(word.word, *(round(min(seconds + time, end), 3) for time in (word.start, word.end)))
 
 
 def _padded(values: Sequence[np.ndarray]) -> torch.Tensor:
