@@ -1,9 +1,11 @@
 """Deriving int8 from a float16 store against copying that store with cp: seconds for the same bytes of source.
 
-    python benchmarks/derive.py FOLDER [--hours 2.5] [--width 1024] [--rounds 5]
+    python benchmarks/derive.py FOLDER [--hours 2.5] [--width 1024] [--rounds 5] [--rest 15]
 
 The store is of random numbers at 50 frames a second, in utterances as long as LibriSpeech's. A round copies it with `cp -r`, copies it
-again with `cp -r` and `sync`, and derives int8 in that copy, in turn, so that a machine that drifts drifts for all. `derive` is the
+again with `cp -r` and `sync`, and derives int8 in that copy, in turn, so that a machine that drifts drifts for all. Before each of them
+the machine rests: virtual machines give freed memory back to their host after some seconds, whoever writes next has to fetch
+it again, and a copy that begins where another was just deleted would be spared that. `derive` is the
 command's own time from the writer's lock to what readers see, fsync and checksums of source and result included; `command` is
 the whole process with its imports. Prints a table and one JSON object.
 """
@@ -39,10 +41,11 @@ def make_store(folder: Path, hours: float, width: int) -> Path:
     return store
 
 
-def copy(source: Path, target: Path, sync: bool) -> float:
+def copy(source: Path, target: Path, sync: bool, rest: float) -> float:
     """Seconds of `cp -r`, and of `sync` behind it."""
     shutil.rmtree(target, ignore_errors=True)
     os.sync()
+    time.sleep(rest)
     begun = time.perf_counter()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     if sync:
@@ -76,6 +79,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=2.5)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rest", type=float, default=15.0, help="seconds before each")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     # In a process of its own: Linux counts a parent's most memory as its children's.
@@ -87,7 +91,8 @@ def main() -> None:
         f"{size / 1e9:.2f} GB\n{'cp':>8} {'cp+sync':>8} {'derive':>8} {'command':>8} {'cp/derive':>10} {'sync/derive':>12} {'peak':>9}"
     )
     for _ in range(options.rounds):
-        plain, synced = copy(store, scratch, sync=False), copy(store, scratch, sync=True)
+        plain, synced = (copy(store, scratch, sync, options.rest) for sync in (False, True))
+        time.sleep(options.rest)
         ours = derive(scratch)
         rounds.append({"cp": plain, "cp_sync": synced, **ours})
         ratios = plain / ours["derive"], synced / ours["derive"]

@@ -25,7 +25,19 @@ from machine import machine
 from peers.extract import PRECISIONS, SAMPLE_RATE, Audio, Extractor, Job, extractors
 from results import Result, summarise
 
-PACKAGES = ("encodeonce", "torch", "torchaudio", "transformers", "s3prl", "lhotse", "speechbrain", "numpy", "soundfile")
+PACKAGES = (
+    "encodeonce",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "onnxruntime",
+    "openvino",
+    "s3prl",
+    "lhotse",
+    "speechbrain",
+    "numpy",
+    "soundfile",
+)
 BATCH_SECONDS = {"cpu": 60.0, "cuda": 320.0}
 """Padded audio of a batch of those that make batches; ours makes its own."""
 
@@ -33,7 +45,7 @@ BATCH_SECONDS = {"cpu": 60.0, "cuda": 320.0}
 def main() -> None:
     """Run the rounds, print each pass as it comes, then what it comes to."""
     options = arguments()
-    job = make_job(options)
+    job = asked_job(options)
     config = configuration(job.checkpoint)
     counts = [flops.count(config, audio.samples) for audio in job.utterances]
     operations = sum(found.total for found in counts if found) if all(counts) else None
@@ -70,8 +82,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("split")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=3, help="the first is reported apart")
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="the first is reported apart")
+    parser.add_argument("--limit", type=at_least_one)
     parser.add_argument(
         "--peers", nargs="+", metavar="NAME", help="ways whose name has one of these in it; ours always run"
     )
@@ -88,6 +100,26 @@ def arguments() -> argparse.Namespace:
     )  # a folder, also where it is called as a published model is
     options.precisions = [p for p in PRECISIONS if p == "float32" or p in options.precisions]
     return options
+
+
+def at_least_one(word: str) -> int:
+    """A number of the command line that counts something."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1")
+    return int(word)
+
+
+def asked_job(options: argparse.Namespace) -> Job:
+    """The job, or a line that says why there is none."""
+    from encodeonce.extract.corpora.base import CorpusError
+    from encodeonce.store.devices import find_device
+    from encodeonce.store.errors import StoreError
+
+    try:
+        options.device = find_device(options.device)
+        return make_job(options)
+    except (CorpusError, StoreError) as error:
+        sys.exit("; ".join(line.strip() for line in str(error).splitlines()[:2]))
 
 
 def make_job(options: argparse.Namespace) -> Job:
@@ -113,13 +145,13 @@ def configuration(checkpoint: str) -> dict[str, Any]:
 
 
 def chosen(way: Extractor, options: argparse.Namespace) -> bool:
-    """Whether a way takes part: the reference and ours always, our encoder in memory on a GPU or where it is named."""
+    """Whether a way takes part: the reference and ours always, and on a GPU our encoder in memory, which ours is held against."""
     if way.precision not in options.precisions:
         return False
-    if way.kind == "ours" or way is extractors()[0]:
+    if way.kind == "ours" or way is extractors()[0] or options.peers is None:
         return True
-    if options.peers is None:
-        return way.kind == "peer" or options.device.startswith("cuda")
+    if way.kind == "bare" and options.device.startswith("cuda"):
+        return True
     return any(name.lower() in way.name.lower() for name in options.peers)
 
 

@@ -14,6 +14,8 @@ class Result:
 
     `of_bare` is its time over that of the reference in the same round; `of_alone` over that of our encoder on audio in memory,
     in the same precision; `of_peak` the share of what the machine does in a matrix product of that precision.
+    `encoder_times_real_time` counts the seconds that a run spent in the encoder alone. `gpu_idle_between_batches` is the share of
+    a run in which the GPU had no batch; what it rests within a batch, waiting for the host, is not in it.
     """
 
     name: str
@@ -25,10 +27,11 @@ class Result:
     passes: list[Pass] = field(default_factory=list)
     first_times_real_time: float | None = None
     times_real_time: float | None = None
+    encoder_times_real_time: float | None = None
     of_bare: float | None = None
     of_alone: float | None = None
     of_peak: float | None = None
-    gpu_idle: float | None = None
+    gpu_idle_between_batches: float | None = None
 
 
 def summarise(results: Sequence[Result], job: Job, operations: float | None, peaks: Mapping[str, float]) -> None:
@@ -52,8 +55,12 @@ def summarise(results: Sequence[Result], job: Job, operations: float | None, pea
             result.of_alone = ratio(result, alone[result.precision])
         if operations:
             result.of_peak = operations / seconds / peaks[result.precision]
-        if result.kind == "ours" and on_gpu:  # one thread encodes there, and counts the device's own time
-            result.gpu_idle = 1 - statistics.median([p.report["stages"]["encode"] for p in later(result)])
+        if result.kind == "ours":
+            spent = statistics.median([p.report["encoder_seconds"] for p in later(result)])
+            result.encoder_times_real_time = audio_seconds / spent if spent else None
+            if on_gpu:  # one thread encodes there, and counts the device's own time
+                busy = statistics.median([p.report["stages"]["encode"] for p in later(result)])
+                result.gpu_idle_between_batches = 1 - busy
 
 
 def later(result: Result) -> list[Pass]:

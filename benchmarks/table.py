@@ -69,30 +69,31 @@ def extraction(found: dict[str, Any]) -> list[str]:
     """A row a way, fastest first; what could not run below."""
     ran = sorted((r for r in found["results"] if not r["failed"]), key=lambda r: -r["times_real_time"])
     lines = [
-        "| | times real time | first pass | seconds, of the bare encoder's | of the matmul peak | relative error | least cosine "
-        "| peak memory |",
-        "|---|---|---|---|---|---|---|---|",
+        "| times real time | first pass | later passes | inside the encoder | time over transformers' in memory | "
+        "time over its encoder's in memory | of the matmul peak | relative error | least cosine | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in ran:
         last = r["passes"][-1]
-        share = "" if r["of_peak"] is None else f"{100 * r['of_peak']:.0f} %"
         cells = [
             f"**{r['name']}**" if r["kind"] == "ours" else r["name"],
-            f"{r['times_real_time']:,.1f}",
             f"{r['first_times_real_time']:,.1f}",
-            "" if r["of_bare"] is None else f"{r['of_bare']:.3f}",
-            share,
+            later_passes(r, found["audio_seconds"]),
+            cell(r["encoder_times_real_time"], ",.1f"),
+            cell(r["of_bare"], ".3f"),
+            cell(r["of_alone"], ".3f"),
+            cell(r["of_peak"], ".0%").replace("%", " %"),
             f"{last['relative_error']:.1e}" + (" (wrong)" if r["wrong"] else ""),
             f"{last['least_cosine']:.6f}",
             f"{last['peak_megabytes'] / 1e3:.1f} GB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"\nwrong: {reason}." for reason in sorted({r["wrong"] for r in ran if r["wrong"]})]
-    for r in ran:
-        if r["of_alone"] is not None:
-            lines.append(f"\n{r['name']}: {r['of_alone']:.3f} of the time of its encoder in memory.")
-        if r["gpu_idle"] is not None:
-            lines.append(f"\n{r['name']}: the GPU was idle {100 * r['gpu_idle']:.1f} % of the time.")
+    idle = [r for r in ran if r["gpu_idle_between_batches"] is not None]
+    lines += [
+        f"\n{r['name']}: {100 * r['gpu_idle_between_batches']:.1f} % of the time the GPU was idle between batches."
+        for r in idle
+    ]
     lines += [f"\n{r['name']} failed: {r['failed']}." for r in found["results"] if r["failed"]]
     peaks = ", ".join(f"{name} {rate:,.0f}" for name, rate in found["matmul_gigaflops_a_second"].items())
     work = found["gigaflops_an_audio_second"]
@@ -101,6 +102,19 @@ def extraction(found: dict[str, Any]) -> list[str]:
         f"{found['rounds']} rounds; {f'{work:.1f} GFLOP an audio second; ' if work else ''}matmul peak in GFLOP/s: {peaks}."
     )
     return lines
+
+
+def later_passes(r: dict[str, Any], audio_seconds: float) -> str:
+    """Times real time after the first pass: by the median of the times, and the range of several; empty where there was one pass."""
+    rates = [audio_seconds / each["seconds"] for each in r["passes"][1:]]
+    if not rates:
+        return ""
+    return f"{r['times_real_time']:,.1f}" + (f" ({min(rates):,.1f} to {max(rates):,.1f})" if len(rates) > 1 else "")
+
+
+def cell(value: float | None, form: str) -> str:
+    """A number, or nothing where there is none."""
+    return "" if value is None else format(value, form)
 
 
 def tables(found: dict[str, Any]) -> str:

@@ -94,7 +94,17 @@ class Extractor:
         return [name for name in self.needs if find_spec(name) is None]
 
 
-MODULES = ("transformers", "ours", "torchaudio", "s3prl", "lhotse", "speechbrain")
+MODULES = (
+    "transformers",
+    "ours",
+    "compiled",
+    "onnxruntime",
+    "openvino",
+    "torchaudio",
+    "s3prl",
+    "lhotse",
+    "speechbrain",
+)
 
 
 def extractors() -> list[Extractor]:

@@ -1,5 +1,6 @@
 """encodeonce: whole runs into a new store, and its encoder alone, in the batches of a run, on audio in memory."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from peers.extract import PRECISIONS, Extract, Extractor, Finished, Job, read_audio
 
 if TYPE_CHECKING:
+    from encodeonce.extract.encode import BatchEncoder
     from encodeonce.extract.request import Request
 
 
@@ -52,7 +54,7 @@ def pipeline(precision: str, job: Job) -> Extract:
 
 
 def alone(precision: str, job: Job) -> Extract:
-    """BatchEncoder.encode on decoded audio, one batch after the other."""
+    """The encoder of a run on decoded audio, one batch after the other."""
     from encodeonce.extract.batching import batches
     from encodeonce.extract.cache import FileCache
     from encodeonce.extract.progress import Progress
@@ -64,15 +66,40 @@ def alone(precision: str, job: Job) -> Extract:
         encoder = run.load(outputs)
     grouped = batches([audio.samples for audio in job.utterances], run.batch_samples(), run.encoder.mixes_lengths)
     audio = [run.encoder.prepare(read_audio(audio)) for audio in job.utterances]
+    numbers = {utterance.id: i for i, utterance in enumerate(job.utterances)}
+    encode = left_on_device if job.device.startswith("cuda") else brought_home
 
     def extract(folder: Path) -> Finished:
-        features: dict[str, np.ndarray] = {}
-        for batch in grouped:
-            for i, frames in zip(batch, encoder.encode([audio[i] for i in batch]), strict=True):
-                features[job.utterances[i].id] = frames[outputs[0].what]
-        return Finished(features.__getitem__)
+        stored = encode(encoder, grouped, audio, outputs[0].what)
+        return Finished(lambda name: stored(numbers[name]))
 
     return extract
+
+
+Batches = Sequence[Sequence[int]]
+Features = Callable[[int], np.ndarray]
+"""The features `[T, D]` of an utterance, by its number."""
+
+
+def brought_home(encoder: "BatchEncoder", grouped: Batches, audio: Sequence[np.ndarray], what: str) -> Features:
+    """Every batch is awaited and its features are in the host's memory."""
+    features: dict[int, np.ndarray] = {}
+    for batch in grouped:
+        encoded = encoder.encode([audio[i] for i in batch])
+        features |= {i: frames[what] for i, frames in zip(batch, encoded, strict=True)}
+    return features.__getitem__
+
+
+def left_on_device(encoder: "BatchEncoder", grouped: Batches, audio: Sequence[np.ndarray], what: str) -> Features:
+    """Nothing is awaited, and the features (float32) stay where they were computed until they are asked for."""
+    import torch
+
+    features: dict[int, torch.Tensor] = {}
+    with torch.inference_mode():
+        for batch in grouped:
+            encoded, _ = encoder.frames(encoder.loaded, [audio[i] for i in batch])
+            features |= {i: frames[what] for i, frames in zip(batch, encoded, strict=True)}
+    return lambda i: features[i].cpu().numpy()
 
 
 EXTRACTORS = [

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 LEAKS = "padding leaks through the group norm and into the statistics of the audio"
+EXAMPLE_SAMPLES = SAMPLE_RATE
+"""The audio that a model is traced with."""
 
 
 def load_config(job: Job) -> Any:
@@ -70,8 +72,29 @@ def encoder(job: Job, precision: str) -> "Callable[[dict[str, torch.Tensor]], to
     return encode
 
 
+def last_hidden_states(job: Job, precision: str = "float32") -> "torch.nn.Module":
+    """Samples `[1, S]` to the last hidden states `[1, T, D]`, as a module for those that trace or compile one."""
+    import torch
+
+    class LastHiddenStates(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = load_model(job, precision)
+
+        def forward(self, samples: torch.Tensor) -> torch.Tensor:
+            return self.model(samples).last_hidden_state
+
+    return LastHiddenStates().eval()
+
+
+def only_on_cpu(job: Job) -> None:
+    """Refuse another device, for those that are measured on a CPU alone."""
+    if job.device != "cpu":
+        raise ValueError(f"it is run on a CPU alone here, not on {job.device}")
+
+
 def in_memory(job: Job) -> Extract:
-    """The encoder alone: audio decoded and normalised before, features left in memory."""
+    """The encoder alone: audio decoded and normalised before, features left in memory, on a GPU in its own."""
     import torch
 
     torch.backends.cudnn.allow_tf32 = False  # the reference is float32 on a GPU, too
@@ -80,8 +103,8 @@ def in_memory(job: Job) -> Extract:
 
     def extract(folder: Path) -> Finished:
         with torch.inference_mode():
-            features = {name: encode(values)[0].float().cpu().numpy() for name, values in inputs.items()}
-        return Finished(features.__getitem__)
+            features = {name: encode(values)[0] for name, values in inputs.items()}
+        return Finished(lambda name: features[name].float().cpu().numpy())
 
     return extract
 
