@@ -6,6 +6,7 @@ utterances of it share a batch, is a function of its places and the batch limit 
 as many threads: the bytes of a shard never depend on what else a run did.
 """
 
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -91,7 +92,9 @@ def limit_threads(threads: int, device: str = "cpu") -> None:
 def in_threads(threads: int, function: Callable[[], Loaded]) -> Loaded:
     """What a function gives, computed with so many threads of torch: what an encoder computes once, while it is loaded, too."""
     with ThreadPoolExecutor(1, "load", lambda: limit_threads(threads)) as executor:
-        return executor.submit(function).result()
+        found = executor.submit(function).result()
+    gc.collect()  # libraries leave frames in cycles while they load, and those would keep the encoder when the run is over
+    return found
 
 
 class Pipeline:
