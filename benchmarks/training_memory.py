@@ -38,7 +38,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
     }
 }
 """Fields of LlamaConfig as they are published."""
-BERTS = {"bert-base-uncased": 30_522, "bert-base-multilingual-uncased": 105_879}
+BERTS = {"bert-base-uncased": 30_522, "bert-base-multilingual-cased": 119_547}
 """Entries of the vocabulary; all else is BERT base."""
 IMPORTS = "import encodeonce.train.run, encodeonce.train.llm.frozen, transformers.models.bert.modeling_bert"
 

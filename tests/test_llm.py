@@ -266,20 +266,27 @@ def test_room_is_the_models_positions_less_prompt_and_end(folders):
     assert not llm.room(50, 10)
 
 
-def test_the_map_makes_embeddings_as_large_as_rows(folders):
-    llm = load_llm(config_of(folders / "llama"))
+def size_of_words(llm):
+    """What the model itself reads of its tokens, as a root mean square."""
+    return llm.model.get_input_embeddings()(torch.arange(SIZES["vocab_size"])).detach().square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_map_makes_embeddings_as_large_as_words(folders, kind):
+    llm = load_llm(config_of(folders / kind))
     torch.manual_seed(0)
     drawn = SoftPrompt(256, llm)(torch.randn(2, 500, 256))
-    assert drawn.detach().square().mean().sqrt().item() == pytest.approx(llm.embedding_rms(), rel=0.1)
+    assert drawn.detach().square().mean().sqrt().item() == pytest.approx(size_of_words(llm), rel=0.1)
 
 
-def test_what_learnt_directions_alone_is_as_long_as_rows(folders):
-    llm = load_llm(config_of(folders / "llama"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_learnt_directions_alone_is_as_long_as_words(folders, kind):
+    llm = load_llm(config_of(folders / kind))
     prompt = SoftPrompt(16, llm, as_long_as_rows=True)
     speech = torch.randn(2, 5, 16)
     soft = prompt(speech)
     lengths = soft.detach().square().mean(2).sqrt()
-    torch.testing.assert_close(lengths, torch.full((2, 5), llm.embedding_rms()))
+    torch.testing.assert_close(lengths, torch.full((2, 5), size_of_words(llm)))
     prompt.weight.data.mul_(20)
     torch.testing.assert_close(prompt(speech), soft)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,12 @@ def test_what_cannot_be_trained_on_is_told_by_the_limit_that_it_passes(pretraine
         "more than 8 tokens": [False, True, False],
         "more than the language model has positions for": [False, False, True],
     }
+
+
+@pytest.mark.parametrize(("weights", "writes"), [({"llm": 1, "ctc": 1}, "llm"), ({"llm": 0, "ctc": 1}, "ctc")])
+def test_what_is_trained_to_the_end_writes(pretrained, weights, writes):
+    """An objective of the phases alone has forgotten what it could; and validation decodes what is trained."""
+    config = config_of("llm", pretrained)
+    objectives = {name: replace(getattr(config.objectives, name), weight=weight) for name, weight in weights.items()}
+    config = replace(config, objectives=replace(config.objectives, **objectives))
+    assert build_model(config, outputs_of("llm"), TEXTS).writes == writes

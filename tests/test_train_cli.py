@@ -15,6 +15,7 @@ from encodeonce.store.errors import StoreError
 from encodeonce.train.cli import main
 from encodeonce.train.configure import parse_config
 from encodeonce.train.corpus import open_corpus, targets
+from encodeonce.train.crowding import OtherProcesses
 from encodeonce.train.data import TokenTable, TrainingData
 from encodeonce.train.run import moments
 
@@ -356,14 +357,47 @@ def test_texts_that_have_changed_end_what_was_learnt_with_their_vocabulary(tmp_p
     assert "another vocabulary, so words and classes are learnt anew" in begun.err
 
 
+def test_a_training_goes_on_where_its_memory_cannot_be_told(store, tmp_path, monkeypatch):
+    def unknown(*arguments, **options):
+        raise AttributeError("'OddConfig' object has no attribute 'hidden_size'")
+
+    monkeypatch.setattr("encodeonce.train.run.estimate", unknown)
+    done = train(values(store, tmp_path), tmp_path, "training.max_steps=1")
+    assert done.status == 0, done.err
+    assert "Memory: unknown ('OddConfig' object has no attribute 'hidden_size')" in done.err
+
+
 def test_cores_that_others_hold_are_told_with_the_threads_that_are_left(store, tmp_path, monkeypatch):
-    config = values(store, tmp_path, adapter={"name": "concat-mlp", "concat": 1, "hidden": 8}, objectives={"ctc": {}})
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("encodeonce.train.crowding.cores_of_process", lambda: frozenset((0, 1)))
     told = {}
-    for load in (0.5, 1.2):
-        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
-        run = f"output_dir={tmp_path / str(load)}"
-        told[load] = train(config, tmp_path, "training.max_steps=1", "training.threads=2", run).err
-    assert "other processes" not in told[0.5]
+    for busy in (0.2, 1.2, None):
+        monkeypatch.setattr("encodeonce.train.run.OtherProcesses.busy", lambda self, busy=busy: busy)
+        run = f"output_dir={tmp_path / str(busy)}"
+        told[busy] = train(values(store, tmp_path), tmp_path, "training.max_steps=1", "training.threads=2", run).err
+    assert "other processes" not in told[0.2] + told[None]
     assert "other processes keep 1.2 of 2 cores busy" in told[1.2]
     assert "training.threads=1" in told[1.2]
+
+
+def test_what_others_compute_is_what_is_not_idle_nor_ones_own(tmp_path, monkeypatch):
+    def passed(seconds: float, own: float, stat: str) -> None:
+        monkeypatch.setattr("time.monotonic", lambda: seconds)
+        monkeypatch.setattr("time.process_time", lambda: own)
+        (tmp_path / "stat").write_text(stat)
+
+    monkeypatch.setattr("encodeonce.train.crowding.CPU_TIMES", tmp_path / "stat")
+    monkeypatch.setattr("encodeonce.train.crowding.cores_of_process", lambda: frozenset((0, 2)))
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    idle = "cpu  9 9 9 9\ncpu0 100 0 0 500 7 0 0 0 50 0\ncpu1 0 0 0 0 0 0 0 0 0 0\ncpu2 0 0 0 600 0 0 0 0 0 0\nintr 5\n"
+    passed(10.0, 1.0, idle)
+    others = OtherProcesses()
+    assert others.busy() is None, "no time has passed"
+    passed(
+        14.0,
+        4.0,
+        idle.replace("cpu0 100 0 0", "cpu0 400 0 100").replace("cpu2 0", "cpu2 120").replace("cpu1 0", "cpu1 400"),
+    )
+    assert others.busy() == pytest.approx((5.2 - 3.0) / 4), "4 s of core 0, 1.2 of core 2, 3 of them one's own"
+    monkeypatch.setattr("encodeonce.train.crowding.CPU_TIMES", tmp_path / "none")
+    assert others.busy() is None
+    assert OtherProcesses().busy() is None

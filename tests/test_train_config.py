@@ -22,9 +22,13 @@ from encodeonce.train.objectives.ctc import CTC
 from encodeonce.train.objectives.generation import Generation
 from encodeonce.train.objectives.language_model import LanguageModelObjective
 from encodeonce.train.objectives.matching import Matching
+from encodeonce.train.pretrained import BERTS, HUB, LLMS
+from encodeonce.train.shapes import BERTS as BERT_SIZES
+from encodeonce.train.shapes import KNOWN as LLM_SIZES
 from encodeonce.train.shapes import llm_shape
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Gemma3Config
 
 SMALL: dict[str, Any] = {
     "output_dir": "runs/none",
@@ -196,6 +200,27 @@ def test_every_recipe_is_whole_and_comes_back_as_it_was(name):
         assert any(line.startswith("# Memory: about") for line in rest)
 
 
+def named_by(recipe: str) -> list[str]:
+    """The pretrained models that a recipe begins with."""
+    config = load_config(recipe)
+    bert, llm = getattr(config.adapter, "bert", None), None if config.llm is None else config.llm.model
+    return [name for name in (bert, llm) if name is not None]
+
+
+@pytest.mark.parametrize("name", sorted({name for recipe in RECIPES for name in named_by(recipe)}))
+def test_every_pretrained_model_of_a_recipe_is_to_be_had(name):
+    assert name in {*BERTS, *LLMS} or HUB.get(name, name).count("/") == 1
+    assert name.count("/") == 1 or name in {*LLM_SIZES, *BERT_SIZES}, "its size is told without a network"
+
+
+def test_the_berts_of_translations_write_the_letters_of_their_language():
+    for recipe in RECIPES:
+        config = load_config(recipe)
+        if config.data.target.startswith("translation:"):
+            assert not config.data.lower
+            assert "-cased" in named_by(recipe)[0]
+
+
 WORDS = st.characters(codec="utf-8", exclude_categories=("C", "Z"), include_characters=" \n\t")
 """What people write; YAML as pyyaml writes it loses U+0085 and its like."""
 
@@ -244,6 +269,18 @@ def test_four_bits_take_what_bitsandbytes_takes_for_them():
 def test_a_7b_language_model_has_as_many_parameters_as_its_makers_say():
     assert llm_shape("meta-llama/Llama-2-7b-hf").parameters == 6_738_415_616
     assert llm_shape("TinyLlama/TinyLlama-1.1B-Chat-v1.0").parameters == 1_100_048_384
+
+
+def test_a_language_model_that_sees_has_the_sizes_of_its_text_side(tmp_path):
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    seeing = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"vocab_size": 300, "num_key_value_heads": 2}
+    Gemma3Config(text_config=text, vision_config={**seeing, "image_size": 28, "patch_size": 14}).save_pretrained(
+        tmp_path
+    )
+    found = llm_shape(str(tmp_path))
+    assert (found.hidden, found.feed_forward, found.heads, found.layers, found.vocabulary) == (32, 48, 4, 2, 300)
+    assert found.embeddings == 300 * 32
 
 
 def test_hubert_large_with_a_billion_parameters_fits_8_gb():

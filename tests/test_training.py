@@ -1,5 +1,6 @@
 """The training loop: the same gradient however a batch is cut, going on exactly, and what is kept when something goes wrong."""
 
+import errno
 import io
 import json
 import math
@@ -7,6 +8,7 @@ import os
 import resource
 import signal
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,20 @@ import jiwer
 import pytest
 import torch
 from encodeonce.store import FeatureStore
+from encodeonce.store.errors import StoreError
 from encodeonce.train.checkpoint import Fingerprints, check_fits, load_checkpoint, load_trainable, save_checkpoint
 from encodeonce.train.config import LoopConfig, Phase
 from encodeonce.train.errors import TrainingError
 from encodeonce.train.forecast import Forecast
+from encodeonce.train.llm.config import LLMConfig
 from encodeonce.train.loop import Trainer, TrainingReport
 from encodeonce.train.metrics import read_metrics
+from encodeonce.train.objectives.config import ContrastiveConfig, MatchingConfig, ObjectivesConfig
 from encodeonce.train.optimiser import MovingAverage, learning_rate_factor, parameter_groups
 from encodeonce.train.parts import Part
 from encodeonce.train.progress import TrainingProgress
 from encodeonce.train.randomness import random_state, seed_all, set_random_state
-from encodeonce.train.step import Stepper
+from encodeonce.train.step import Stepper, memory_advice
 from encodeonce.train.validation import Validation, pick_sample, validate
 from rich.console import Console
 from safetensors.torch import load_file
@@ -118,6 +123,78 @@ def test_minutes_and_signals_end_a_run_that_goes_on_to_the_same_weights(stores, 
     assert_same(resumed, whole)
 
 
+class StoppedInValidation(ToyModel):
+    """It gets a signal at its first batch of a validation that is not the first `validations`."""
+
+    def __init__(self, validations: int, dev_batches: int) -> None:
+        super().__init__()
+        self.measured, self.stop_at = 0, validations * dev_batches + 1
+
+    def forward(self, outputs, lengths, tokens, active):
+        self.measured += not self.training
+        if not self.training and self.measured == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(outputs, lengths, tokens, active)
+
+
+@pytest.mark.parametrize(
+    ("options", "phases", "validations", "step"),
+    [({}, (), 0, 5), ({"ema": 0.9}, (), 2, 12), ({"eval_steps": 8, "ema": 0.9}, PHASES, 0, 4)],
+)
+def test_a_signal_ends_a_validation_which_the_later_run_begins_with(
+    stores, tmp_path, options, phases, validations, step, capsys
+):
+    _, whole = run(stores, toy_config(tmp_path / "whole", phases, **options))
+    dev_batches = len(list(ToyData(*stores).dev))
+    assert dev_batches > 1
+    model: Any = StoppedInValidation(validations, dev_batches)
+    config = toy_config(tmp_path / "cut", phases, **options)
+    report = Trainer(config, model, ToyData(*stores), ranks_of(config), TrainingProgress()).train()
+    assert (report.ended, report.steps) == ("interrupted", step)
+    assert model.measured == model.stop_at, "no batch after the signal"
+    said = capsys.readouterr().err
+    assert "Stopping after the step, or the batch of a validation, that runs" in said
+    assert f"Step {step} is kept without its validation" in said
+    assert [line["step"] for line in read_metrics(tmp_path / "cut") if "dev" in line and line["step"] == step] == []
+    _, resumed = run(stores, toy_config(tmp_path / "cut", phases, "auto", **options))
+    assert_same(resumed, whole)
+    for link in ("last", "best"):
+        files = [tmp_path / name / link / "adapter.safetensors" for name in ("whole", "cut")]
+        assert_same(load_file(files[0]), load_file(files[1]))
+    told = ("step", "epoch", "part", "loss", "dev", "wer", "best")
+    lines = [[[line.get(key) for key in told] for line in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    assert lines[0] == lines[1]
+
+
+def test_a_stop_before_a_validation_leaves_that_to_the_later_run(stores, tmp_path):
+    _, whole = run(stores, toy_config(tmp_path / "whole", eval_steps=1, max_steps=3))
+    report, _ = run(stores, toy_config(tmp_path / "cut", eval_steps=1, max_steps=3, max_minutes=1e-9))
+    assert (report.ended, report.steps, report.best) == ("minutes", 1, None)
+    _, resumed = run(stores, toy_config(tmp_path / "cut", resume="auto", eval_steps=1, max_steps=3))
+    assert_same(resumed, whole)
+    lines = [[(x["step"], x.get("dev")) for x in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    assert lines[0] == lines[1]
+
+
+def test_features_that_cannot_be_read_any_more_cost_no_step(stores, tmp_path, monkeypatch):
+    _, whole = run(stores, toy_config(tmp_path / "whole"))
+    taken: list[int] = []
+
+    def take(batches, count):
+        taken.append(count)
+        if len(taken) == 4:
+            raise StoreError("the shard is gone")
+        return islice(batches, count)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("encodeonce.train.loop.islice", take)
+        with pytest.raises(StoreError, match="the shard is gone"):
+            run(stores, toy_config(tmp_path / "cut"))
+    assert load_checkpoint(tmp_path / "cut" / "last").step == 3
+    _, resumed = run(stores, toy_config(tmp_path / "cut", resume="auto"))
+    assert_same(resumed, whole)
+
+
 def test_a_training_that_stands_is_not_written_over(stores, tmp_path):
     for name in ("out", "other"):
         run(stores, toy_config(tmp_path / name, max_steps=2))
@@ -201,6 +278,17 @@ def test_what_was_measured_on_another_dev_set_is_no_best_any_more(stores, tmp_pa
     _, best, said = told_by(stores, monkeypatch, config, (0.5, 1.0), (0.6, 1.0))
     assert best == [True, False]
     assert "the dev set, or its sample, is another than before: the best, of step 1, is sought anew" in said
+
+
+def test_the_best_of_another_folder_is_no_best_of_this_one(stores, tmp_path, monkeypatch):
+    told_by(stores, monkeypatch, toy_config(tmp_path / "old", max_steps=1, eval_steps=1), (0.1, 0.1))
+    config = toy_config(tmp_path / "new", resume=str(tmp_path / "old" / "last"), max_steps=3, eval_steps=1)
+    trainer, best, said = told_by(stores, monkeypatch, config, (0.5, 1.0), (0.6, 1.0))
+    assert best == [True, False]
+    assert trainer.best is not None
+    assert trainer.best.step == 2
+    assert load_checkpoint(tmp_path / "new" / "best").step == 2
+    assert f"stays in {tmp_path / 'old'}: the best, of step 1, is sought anew" in said
 
 
 def test_other_batches_begin_the_epoch_anew_with_all_else_kept(stores, tmp_path):
@@ -400,6 +488,23 @@ def test_too_little_memory_says_which_knob(stores, tmp_path):
         TrainingError, match=r"out of memory at a batch of \d+ utterances.*data.frames_per_batch \(40000\)"
     ):
         run(stores, toy_config(tmp_path / "out"), dies_at(2, exhaust))
+    assert load_checkpoint(tmp_path / "out" / "last").step == 2, "the last good step"
+
+
+def test_the_advice_of_memory_says_what_else_changes(tmp_path):
+    config = toy_config(tmp_path / "out")
+    plain = memory_advice(config)
+    assert "which trains the same, or set training.gradient_checkpointing=true; resume" in plain
+    assert "llm" not in plain
+    contrast = replace(config, objectives=ObjectivesConfig(stc=ContrastiveConfig(), stm=MatchingConfig()))
+    told = memory_advice(contrast)
+    assert told.startswith("set training.gradient_checkpointing=true, or lower data.frames_per_batch")
+    assert "which leaves stc and stm fewer candidates (objectives.stc.queue" in told
+    assert "trains the same" not in told
+    quantised = memory_advice(replace(config, llm=LLMConfig(model="owner/name")))
+    assert f"in another output_dir take llm.quantise=4bit, beginning with init_from={tmp_path / 'out'}" in quantised
+    for llm in (LLMConfig(model="owner/name", quantise="4bit"), LLMConfig(model="x.gguf")):
+        assert memory_advice(replace(config, llm=llm)) == plain
 
 
 def test_too_little_memory_for_features_or_validation_says_it_too(stores, tmp_path, monkeypatch):
@@ -422,7 +527,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(stores, tmp_path):
         try:
             with pytest.raises(
                 TrainingError,
-                match=r"cannot write the checkpoint of step 10 in .*: no space left on .*; step-000005 stands whole",
+                match=r"cannot write the checkpoint of step 10 in .*: no space left on .*; step-000005 stands whole: free space",
             ):
                 run(stores, toy_config(tmp_path / "out", resume="auto", log_steps=100))
         finally:
@@ -432,8 +537,23 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(stores, tmp_path):
     assert report.steps == 12
 
 
+def test_a_folder_that_cannot_be_written_is_told_as_what_it_is(stores, tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("encodeonce.train.checkpoint.fsync_path", refused)
+    with pytest.raises(
+        TrainingError, match="Permission denied; there was none before it: mend that, and go on"
+    ) as caught:
+        run(stores, toy_config(tmp_path / "out", max_steps=1))
+    assert "free space" not in str(caught.value)
+
+
 def test_best_and_last_are_kept_and_nothing_else(stores, tmp_path):
     out = tmp_path / "out"
+    copies = {"step-000010-kept", "step-notes"}
+    for name in copies:
+        (out / name).mkdir(parents=True)
     report, _ = run(stores, toy_config(out, max_steps=300, eval_steps=10, best="loss", patience=2, learning_rate=1e-2))
     assert report.ended == "early"
     assert report.best
@@ -441,7 +561,7 @@ def test_best_and_last_are_kept_and_nothing_else(stores, tmp_path):
     losses = {line["step"]: line["dev_loss"] for line in read_metrics(out) if "dev" in line}
     assert min(losses, key=losses.__getitem__) == report.best["step"]
     folders = {path.name for path in out.glob("*step-*")}
-    assert folders == {os.readlink(out / "best"), os.readlink(out / "last")}
+    assert folders == {os.readlink(out / "best"), os.readlink(out / "last"), *copies}
     assert not (out / "best" / "state.pt").exists()
     assert (out / "last" / "state.pt").exists()
     with pytest.raises(TrainingError, match=r"holds no state.pt"):
@@ -449,6 +569,7 @@ def test_best_and_last_are_kept_and_nothing_else(stores, tmp_path):
     model = toy_model()
     load_trainable(model, load_checkpoint(out).tensors())
     found = validate(model, ToyData(*stores).dev, {"ctc": 1.0, "stg": 0.5}, [], ranks_of(toy_config(out)), 0)
+    assert found is not None
     assert found.loss == pytest.approx(report.best["loss"], abs=1e-6)
     assert run(stores, toy_config(out, max_steps=300, patience=2, resume="auto"))[0].ended == "early"
 
@@ -483,6 +604,7 @@ def test_validation_is_that_of_every_utterance_alone(stores, tmp_path):
     sample = pick_sample(data.dev_ids, 5, seed=3)
     before = torch.get_rng_state()
     found = validate(model, data.dev, {"ctc": 1.0, "stg": 0.5}, sample, ranks, 0)
+    assert found is not None
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     model.eval()

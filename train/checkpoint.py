@@ -16,6 +16,7 @@ A folder is written under a temporary name, fsynced and renamed: there is no mom
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -47,6 +48,8 @@ ADAPTER, CONFIG, FINGERPRINTS, TOKENIZER, SIZES, STATE = (
     "state.pt",
 )
 LAST, BEST = "last", "best"
+OURS = re.compile(r"step-\d{6,}(\.\d+)?|\.step-\d{6,}(\.\d+)?\.tmp")
+"""Names of the folders that are written here; others, such as a copy beside them, are somebody's."""
 MODEL_SECTIONS = ("adapter", "objectives", "input", "text", "llm", "phases")
 """Sections of a configuration that a run which goes on cannot change."""
 TEXT_OPTIONS = ("data.target", "data.lower")
@@ -268,9 +271,10 @@ def save_checkpoint(
         for link in [BEST] * best + [LAST]:
             _point(output_dir / link, name)
     except (OSError, RuntimeError, StoreError) as error:
+        reason, way = _reason(error, output_dir)
         raise TrainingError(
-            f"cannot write the checkpoint of step {step} in {output_dir}: {_reason(error, output_dir)}; {_standing(output_dir)}: "
-            f"free space, and go on with resume_from_checkpoint=auto"
+            f"cannot write the checkpoint of step {step} in {output_dir}: {reason}; {_standing(output_dir)}: "
+            f"{way}, and go on with resume_from_checkpoint=auto"
         ) from error
     finally:
         remove_tree(temporary)
@@ -281,8 +285,8 @@ def save_checkpoint(
 def tidy(output_dir: Path) -> None:
     """Remove checkpoints nobody points to, what killed runs left half written, and states that are not the last one's."""
     pointed = {link: os.readlink(output_dir / link) for link in (BEST, LAST) if (output_dir / link).is_symlink()}
-    for folder in [*output_dir.glob("step-*"), *output_dir.glob(".step-*.tmp")]:
-        if folder.name not in pointed.values():
+    for folder in list(output_dir.iterdir()):
+        if OURS.fullmatch(folder.name) and folder.name not in pointed.values():
             remove_tree(folder)
     if BEST in pointed and pointed[BEST] != pointed.get(LAST):
         (output_dir / BEST / STATE).unlink(missing_ok=True)
@@ -312,14 +316,16 @@ def _point(link: Path, name: str) -> None:
     fsync_path(link.parent)
 
 
-def _reason(error: BaseException, output_dir: Path) -> str:
-    """What the disk said; torch.save and atomic_write raise errors of their own over it."""
+def _reason(error: BaseException, output_dir: Path) -> tuple[str, str]:
+    """What the disk said, and what to do; torch.save and atomic_write raise errors of their own over it."""
     said: BaseException | None = error
     while said is not None:
         if isinstance(said, OSError):
-            return f"no space left on {output_dir}" if said.errno in FULL else said.strerror or str(said)
+            if said.errno in FULL:
+                return f"no space left on {output_dir}", "free space"
+            return said.strerror or str(said), "mend that"
         said = said.__cause__ or said.__context__
-    return str(error).splitlines()[0]
+    return str(error).splitlines()[0], "mend that"
 
 
 def _standing(output_dir: Path) -> str:

@@ -67,8 +67,9 @@ class LoopConfig:
     learning_rate: float = 1e-4
     schedule: Literal["cosine", "tri-stage", "constant"] = "cosine"
     warmup_steps: int = 0
+    """Steps of a linear rise before the schedule; in tri-stage 0 is a tenth of all steps."""
     final_learning_rate: float = 0.0
-    """Where the schedule ends, as a share of `learning_rate`."""
+    """Where the schedule ends, as a share of `learning_rate`; in tri-stage 0 is 0.01."""
     weight_decay: float = 0.05
     """Of matrices alone, queries and embeddings among them; vectors (biases, norms) have none."""
     betas: tuple[float, float] = (0.9, 0.98)

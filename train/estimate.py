@@ -1,6 +1,6 @@
 """What a training takes, told before anything large is loaded: parameters by part, bytes of memory by part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -64,15 +64,20 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """What start-up prints."""
-        parts = ", ".join(f"{name} {millions(count)}" for name, count in self.trained.items())
-        frozen = "".join(f"; frozen {name} {millions(count)}" for name, count in self.frozen.items())
-        memory = ", ".join(
-            f"{name.replace('_', ' ')} {gigabytes(size)}" for name, size in asdict(self.memory).items() if size
-        )
-        return [
-            f"Parameters: {millions(sum(self.trained.values()))} trained ({parts}){frozen}",
-            f"Memory: about {gigabytes(self.memory.total)} beside Python's and PyTorch's own ({memory})",
-        ]
+        return [parameters_line(self.trained, self.frozen), memory_line(self.memory)]
+
+
+def parameters_line(trained: Mapping[str, int], frozen: Mapping[str, int]) -> str:
+    """How many parameters there are, by part."""
+    parts = ", ".join(f"{name} {millions(count)}" for name, count in trained.items())
+    rest = "".join(f"; frozen {name} {millions(count)}" for name, count in frozen.items())
+    return f"Parameters: {millions(sum(trained.values()))} trained ({parts}){rest}"
+
+
+def memory_line(memory: Memory) -> str:
+    """How much memory a training takes, by part."""
+    parts = ", ".join(f"{name.replace('_', ' ')} {gigabytes(size)}" for name, size in asdict(memory).items() if size)
+    return f"Memory: about {gigabytes(memory.total)} beside Python's and PyTorch's own ({parts})"
 
 
 def millions(count: int) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,8 +37,8 @@ from encodeonce.train.progress import TrainingProgress
 from encodeonce.train.randomness import random_state, seed_all, set_random_state
 from encodeonce.train.ranks import Ranks
 from encodeonce.train.reporting import Reporting
-from encodeonce.train.step import Stepper, is_short_of_memory
-from encodeonce.train.validation import pick_sample, validate
+from encodeonce.train.step import Stepper, is_short_of_memory, memory_advice
+from encodeonce.train.validation import Validation, pick_sample, validate
 
 if TYPE_CHECKING:
     from encodeonce.train.model import AdapterModel
@@ -116,6 +116,8 @@ class Trainer:
         self.dev_set = hashlib.sha256("\n".join([*sorted(data.dev_ids), "", *self.sample]).encode()).hexdigest()
         """What the dev set and its sample are; measured on another, no checkpoint is better than a later one."""
         self.step, self.saved_at = 0, -1
+        self.validation_due = False
+        """A validation of the weights as they are was given up, or not begun; it comes before the next step."""
         self.best: Best | None = None
         self.average: MovingAverage | None = None
         self._batches: Iterator[TrainBatch] | None = None
@@ -149,35 +151,26 @@ class Trainer:
         Raises:
             TrainingError: a loss that is not finite, too little memory, a disk that is full; what was good is kept.
         """
-        ended: Ended = "finished"
         forecast = Forecast(self.loop.eval_steps if self.data.dev_ids else None, self.max_minutes)
         reporting = Reporting(self.output_dir, self.ranks, self.progress, self.step, self.loop, forecast)
         self.model.train()
         try:
-            with Interrupts() as interrupts, self.progress.steps(self.total):
-                while self.step < self.total:
-                    if self.out_of_patience:
-                        ended = "early"
-                        break
-                    part = next(part for part in self.parts if self.step < part.end)
-                    self._train_step(part, reporting)
-                    stop = self._stop(interrupts, reporting)
-                    if self.step % self.loop.eval_steps == 0 or self.step == part.end:
-                        with reporting.meter.paused():
-                            self._validate(part, reporting)
-                    if stop and self.step < self.total:
-                        ended = stop
-                        break
+            with Interrupts(self._tell_interrupt) as interrupts, self.progress.steps(self.total):
+                ended = self._until_ended(interrupts, reporting)
                 wait_share = reporting.meter.wait_share
                 if self.saved_at != self.step:
                     self._save()
+                if self.validation_due:
+                    self.progress.say(
+                        f"Step {self.step:,} is kept without its validation, with which a later run begins"
+                    )
         except OSError as error:
             where = error.filename or self.output_dir
             raise TrainingError(f"{where}: {error.strerror or error}; {RESUME}") from error
         except (MemoryError, RuntimeError) as error:
             if not is_short_of_memory(error):
                 raise
-            raise TrainingError(f"out of memory after step {self.step}: {self._advice()}") from error
+            raise TrainingError(f"out of memory after step {self.step}: {memory_advice(self.config)}") from error
         finally:
             self._batches = None  # which ends the threads that read ahead
             reporting.close()
@@ -195,14 +188,40 @@ class Trainer:
             memory_bytes(self.ranks.device),
         )
 
+    def _until_ended(self, interrupts: Interrupts, reporting: Reporting) -> Ended:
+        """Train and validate, to the end or until something ends it."""
+        if self.validation_due and not self._validate(self._part(self.step), interrupts, reporting):
+            return "interrupted"
+        while self.step < self.total:
+            if self.out_of_patience:
+                return "early"
+            part = self._part(self.step + 1)
+            self._train_step(part, reporting)
+            stop = self._stop(interrupts, reporting)
+            if self.step % self.loop.eval_steps == 0 or self.step == part.end:
+                self.validation_due = bool(self.data.dev_ids)
+                if not self.validation_due:
+                    with reporting.meter.paused():
+                        self._save()
+                elif stop or not self._validate(part, interrupts, reporting):
+                    return stop or "interrupted"
+            if stop and self.step < self.total:
+                return stop
+        return "finished"
+
+    def _part(self, number: int) -> Part:
+        """What step `number`, from 1, is of."""
+        return next(part for part in self.parts if number <= part.end)
+
     def _train_step(self, part: Part, reporting: Reporting) -> None:
         if self.step == part.first:
             self._begin(part)
         before = self.data.train.state_dict()
-        with reporting.meter.waiting():
-            batches, epoch = self._take()
-        rate = part.rate(self.loop, self.step)
-        step = self.stepper.step(batches, part.weights, rate, self._advice)
+        with self._rescuing(before):
+            with reporting.meter.waiting():
+                batches, epoch = self._take()
+            rate = part.rate(self.loop, self.step)
+            step = self.stepper.step(batches, part.weights, rate, lambda: memory_advice(self.config))
         if step.wrong:
             self._stop_at_wrong(step.wrong, before)
         self.step += 1
@@ -237,15 +256,34 @@ class Trainer:
         interrupted, out_of_time = self.ranks.total([interrupts.met, over and self.ranks.is_main])
         return "interrupted" if interrupted else "minutes" if out_of_time else None
 
-    def _validate(self, part: Part, reporting: Reporting) -> None:
-        """Measure and keep the model; what is best is sought in the last part, which text is written in too."""
-        if not self.data.dev_ids:
-            self._save()
-            return
-        begun, epoch = time.monotonic(), self.data.train.epoch
-        sample = self.sample if part.final and self.model.writes in part.weights else []
-        with self._averaged():
-            found = validate(self.model, self.data.dev, part.weights, sample, self.ranks, self.config.seed)
+    def _tell_interrupt(self) -> None:
+        self.progress.say(
+            "Stopping after the step, or the batch of a validation, that runs; all is kept. The same signal again ends it at once"
+        )
+
+    def _validate(self, part: Part, interrupts: Interrupts, reporting: Reporting) -> bool:
+        """Measure the model, and keep it; what is best is sought in the last part, which text is written in too.
+
+        False: some rank was interrupted, and nothing came of it.
+        """
+        with reporting.meter.paused():
+            begun, epoch = time.monotonic(), self.data.train.epoch
+            sample = self.sample if part.final and self.model.writes in part.weights else []
+
+            def given_up() -> bool:
+                return any(self.ranks.total([interrupts.met]))
+
+            with self._rescuing(), self._averaged():
+                found = validate(
+                    self.model, self.data.dev, part.weights, sample, self.ranks, self.config.seed, given_up
+                )
+            if found is None:
+                return False
+            self._validated(found, part, epoch, reporting, time.monotonic() - begun)
+            return True
+
+    def _validated(self, found: Validation, part: Part, epoch: int, reporting: Reporting, seconds: float) -> None:
+        """Tell what a validation found, and keep the model; as the best where it is."""
         dev = {"loss": found.loss, "losses": found.losses, "wer": found.wer, "cer": found.cer}
         measured, by = Best(self.step, dev), self.loop.best
         is_best = part.final and (self.best is None or measured.value(by) < self.best.value(by))
@@ -254,7 +292,8 @@ class Trainer:
         elif part.final and self.best:
             self.best.misses += 1
         # A run that is killed from here on goes on before this line, and drops it, or behind it.
-        reporting.validated(found, self.step, epoch, part, is_best, time.monotonic() - begun)
+        reporting.validated(found, self.step, epoch, part, is_best, seconds)
+        self.validation_due = False
         self._save(dev, is_best)
 
     def _averaged(self) -> AbstractContextManager[None]:
@@ -275,6 +314,7 @@ class Trainer:
             "random": self.ranks.gather(random_state(self.ranks.device)),
             "best": None if self.best is None else asdict(self.best),
             "dev_set": self.dev_set,
+            "validation_due": self.validation_due,
             **self.stepper.state_dict(),
         }
         if self.average:
@@ -331,8 +371,11 @@ class Trainer:
         self.progress.say(f"Going on after step {self.step:,} of {self.total:,} ({found.folder.name}){ranks}")
         self._go_on_with_data(state["stream"])
         self._remember_best(found, state)
-        part = next((part for part in self.parts if part.first < self.step < part.end), None)
-        if part:  # the state of a part that is over is of no use to the next
+        due = state.get("validation_due", False)
+        self.validation_due = due and self.step <= self.total and bool(self.data.dev_ids)
+        part = next((part for part in self.parts if part.first < self.step <= part.end), None)
+        # The state of a part that is over is of no use to the next; its average is what is validated.
+        if part and (self.step < part.end or self.validation_due):
             self._begin(part)
             self.stepper.load_state_dict(state)
             if self.average and "average" in state:
@@ -350,14 +393,17 @@ class Trainer:
         self.data.train.load_state_dict(stream)
 
     def _remember_best(self, found: Checkpoint, state: Mapping[str, Any]) -> None:
-        """The best so far, by what is asked for now; measured on another dev set it compares with nothing that comes."""
+        """The best so far, by what is asked for now; none where it is not in this folder, or was measured on another dev set."""
         best = state["best"]
         if best is None:
             return
-        if state.get("dev_set", self.dev_set) != self.dev_set:
-            self.progress.say(
-                f"warning: the dev set, or its sample, is another than before: the best, of step {best['step']:,}, is sought anew"
-            )
+        lost = ""
+        if found.folder.parent != self.output_dir.resolve():
+            lost = f"what is best so far stays in {found.folder.parent}"
+        elif state.get("dev_set", self.dev_set) != self.dev_set:
+            lost = "the dev set, or its sample, is another than before"
+        if lost:
+            self.progress.say(f"warning: {lost}: the best, of step {best['step']:,}, is sought anew")
             return
         misses = best["misses"] if found.config.training.best == self.loop.best else 0
         self.best = Best(best["step"], best["dev"], misses)
@@ -374,23 +420,35 @@ class Trainer:
         rest += "; these texts have another vocabulary, so words and classes are learnt anew" if other else ""
         self.progress.say(f"Began with {taken} tensors of {found.folder}{rest}")
 
-    def _stop_at_wrong(self, wrong: str, before: Mapping[str, Any]) -> None:
-        """End with the weights as they were before the step; a later run begins with its batches."""
+    @contextmanager
+    def _rescuing(self, stream: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """Keep the weights as they are where what is done in this block fails; a later run takes its data from `stream` on.
+
+        Several ranks do not fail together, and cannot: what they kept last is what there is.
+        """
+        try:
+            yield
+        except Exception:
+            if self.ranks.world_size == 1:
+                with suppress(TrainingError, MemoryError, RuntimeError):  # the first failure is what is to be told
+                    if self._rescue(stream):
+                        self.progress.say(f"Step {self.step:,}, the last one that was good, is kept")
+            raise
+
+    def _rescue(self, stream: Mapping[str, Any] | None) -> bool:
+        """Keep the weights as they are, where they are good and not kept yet; whether they were."""
         tensors = self.model.trainable().values()
         finite = all(bool(torch.isfinite(value).all()) for value in tensors if value.is_floating_point())
-        if self.step and finite and self.saved_at != self.step:
-            self._save(stream=before)
+        if not self.step or not finite or self.saved_at == self.step:
+            return False
+        self._save(stream=stream)
+        return True
+
+    def _stop_at_wrong(self, wrong: str, before: Mapping[str, Any]) -> None:
+        """End with the weights as they were before the step; a later run begins with its batches."""
+        self._rescue(before)
         kept = f"step {self.saved_at} is kept" if self.saved_at > 0 else "nothing was kept, there was no good step"
         raise TrainingError(
             f"step {self.step + 1}: {wrong}; the weights are those before it, {kept}: look at these utterances, leave them out with "
             f"data.train_where, or lower training.learning_rate ({self.loop.learning_rate:g}); {RESUME}"
-        )
-
-    def _advice(self) -> str:
-        """Which knobs lower the memory that a step takes."""
-        frames, steps = self.config.data.frames_per_batch, self.loop.gradient_accumulation_steps
-        more = "" if self.loop.gradient_checkpointing else ", or set training.gradient_checkpointing=true"
-        return (
-            f"lower data.frames_per_batch ({frames}) and raise training.gradient_accumulation_steps ({steps}) as much, "
-            f"which trains the same{more}; {RESUME}, its epoch from the beginning"
         )

@@ -14,6 +14,7 @@ HUB_TIMEOUT = 10.0
 HUB = {
     "bert-base-uncased": "google-bert/bert-base-uncased",
     "bert-large-uncased": "google-bert/bert-large-uncased",
+    "bert-base-multilingual-cased": "google-bert/bert-base-multilingual-cased",
 }
 """Names without an owner, and the repositories that they mean."""
 CONFIG = "config.json"

@@ -1,6 +1,5 @@
 """A training from its configuration to its report: checks, corpus, model, data, loop."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,12 +15,13 @@ from encodeonce.train.checkpoint import TOKENIZER, check_same_model, find_checkp
 from encodeonce.train.checks import check_config, text_is_read, warnings
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.corpus import Corpus, LeftOut, Part, open_corpus
+from encodeonce.train.crowding import OtherProcesses, crowded
 from encodeonce.train.data import TrainingData, open_stream
 from encodeonce.train.errors import TrainingError
-from encodeonce.train.estimate import Estimate, count_parameters, estimate
+from encodeonce.train.estimate import Estimate, count_parameters, estimate, memory_line, parameters_line
 from encodeonce.train.loop import Trainer, TrainingReport
 from encodeonce.train.model import Vocabularies, build_model
-from encodeonce.train.pretrained import find_bert, find_llm
+from encodeonce.train.pretrained import find_bert, find_llm, first_line
 from encodeonce.train.probe.subset import shuffled
 from encodeonce.train.progress import TrainingProgress, span
 from encodeonce.train.randomness import seed_all
@@ -34,8 +34,6 @@ MOMENT_UTTERANCES = 2000
 MOMENT_FRAMES = 10_000
 """Of a batch that they are learnt from; what is trained on at once may be more than they need."""
 
-OWN_LOAD = 0.7
-"""Of a core: what a process has added to the minute's load while it was loading."""
 ENDED = {
     "finished": "Trained",
     "early": "Stopped early after",
@@ -105,7 +103,7 @@ def run_training(config: TrainConfig, progress: TrainingProgress) -> Outcome:
 
 
 def _run(config: TrainConfig, progress: TrainingProgress) -> Outcome:
-    tell = _prepare(config, progress)
+    others, tell = OtherProcesses(), _prepare(config, progress)
     found = find_checkpoint(config)
     if found is not None:
         check_same_model(found, config)
@@ -126,14 +124,13 @@ def _run(config: TrainConfig, progress: TrainingProgress) -> Outcome:
     if ranks.is_main:
         tell_data(tell, data.learnt, data.held_out)
         words = None if model.text is None else model.text.size
-        told = estimate(config, outputs, corpus.train.store.frame_rate, words, ranks.device.type == "cuda")
-        for line in Estimate(trained, frozen, told.memory).lines():
-            tell(line)
+        tell(parameters_line(trained, frozen))
+        tell(memory_told(config, outputs, corpus.train.store.frame_rate, words, ranks.device.type == "cuda"))
         for name, objective in model.objectives.items():
             tell(f"Loss of {name}: {objective.reasonable}")
         alone_on_cpu = ranks.device.type == "cpu" and ranks.world_size == 1
-        if alone_on_cpu and (busy := crowded(torch.get_num_threads(), os.cpu_count() or 1, os.getloadavg()[0])):
-            tell(f"warning: {busy}")
+        if alone_on_cpu and (said := crowded(torch.get_num_threads(), len(others.cores), others.busy())):
+            tell(f"warning: {said}")
     return Outcome(Trainer(config, model, data, ranks, progress).train(), trained, frozen, data)
 
 
@@ -192,21 +189,14 @@ def _prepare(config: TrainConfig, progress: TrainingProgress, fetch: bool = True
     return progress.say
 
 
-def crowded(threads: int, cores: int, load: float) -> str | None:
-    """What to say where other processes hold cores that a training on a CPU is about to use; nothing where they do not.
-
-    Threads that share an operation wait for each other: where one core of two was taken, two threads trained a tenth as fast.
-
-    Args:
-        load: processes that ran during the last minute, on average.
-    """
-    if threads == 1 or load + threads < cores + OWN_LOAD:
-        return None
-    spare = max(1, round(cores - load))
-    return (
-        f"other processes keep {load:.1f} of {cores} cores busy, and {threads} threads that wait for each other lose more by "
-        f"that than they gain: training.threads={spare}"
-    )
+def memory_told(
+    config: TrainConfig, outputs: Sequence[Output], frame_rate: float, vocabulary: int | None, fused: bool
+) -> str:
+    """What start-up prints of the memory that a training takes; it goes on where that cannot be told."""
+    try:
+        return memory_line(estimate(config, outputs, frame_rate, vocabulary, fused).memory)
+    except Exception as error:  # models are of many kinds, and the training itself needs none of this
+        return f"Memory: unknown ({first_line(error)})"
 
 
 def tell_data(tell: Tell, learnt: Part, held_out: Part | None) -> None:

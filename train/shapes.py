@@ -46,7 +46,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 """Language models of the recipes; others are asked for their config.json."""
 BERTS = {
     "bert-base-uncased": (768, 12, 12, 30522),
-    "bert-base-multilingual-uncased": (768, 12, 12, 105879),
+    "bert-base-multilingual-cased": (768, 12, 12, 119547),
     "minilm-l6": (384, 6, 12, 30522),
 }
 """Width, layers, heads and vocabulary."""
@@ -94,25 +94,28 @@ def llm_shape(model: str) -> LLMShape:
             config = AutoConfig.from_pretrained(model)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
+        ends = {
+            id(module.weight)
+            for module in (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
+            if module
+        }
+        sizes = {id(parameter): parameter.numel() for parameter in skeleton.parameters()}
+        embeddings = sum(size for name, size in sizes.items() if name in ends)
+        text = config.get_text_config()  # models that see or hear too have a configuration for each side
+        experts = getattr(text, "num_experts_per_tok", 1) if getattr(text, "num_local_experts", 0) else 1
+        return LLMShape(
+            embeddings=embeddings,
+            body=sum(sizes.values()) - embeddings,
+            hidden=text.hidden_size,
+            feed_forward=getattr(text, "intermediate_size", 4 * text.hidden_size) * experts,
+            heads=text.num_attention_heads,
+            layers=text.num_hidden_layers,
+            vocabulary=text.vocab_size,
+        )
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise TrainingError(
-            f"llm.model={model}: its config.json is not to be had: {str(error).splitlines()[0]}"
+            f"llm.model={model}: its config.json is not to be had, or tells no sizes: {str(error).splitlines()[0]}"
         ) from error
-    ends = {
-        id(module.weight) for module in (skeleton.get_input_embeddings(), skeleton.get_output_embeddings()) if module
-    }
-    sizes = {id(parameter): parameter.numel() for parameter in skeleton.parameters()}
-    embeddings = sum(size for name, size in sizes.items() if name in ends)
-    experts = getattr(config, "num_experts_per_tok", 1) if getattr(config, "num_local_experts", 0) else 1
-    return LLMShape(
-        embeddings=embeddings,
-        body=sum(sizes.values()) - embeddings,
-        hidden=config.hidden_size,
-        feed_forward=getattr(config, "intermediate_size", 4 * config.hidden_size) * experts,
-        heads=config.num_attention_heads,
-        layers=config.num_hidden_layers,
-        vocabulary=config.vocab_size,
-    )
 
 
 def bert_sizes(bert: str) -> tuple[int, int, int, int]:

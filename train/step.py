@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from encodeonce.train.batch import TrainBatch
+from encodeonce.train.checkpoint import RESUME
+from encodeonce.train.checks import is_gguf, objective_weights
+from encodeonce.train.config import TrainConfig
 from encodeonce.train.errors import TrainingError
 from encodeonce.train.optimiser import trainable_parameters
 from encodeonce.train.randomness import random_state, set_random_state
@@ -186,6 +189,23 @@ class Stepper:
         named = ", ".join(ids[:MOST_NAMED]) + (f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else "")
         what = f"the loss of {' and '.join(bad)} is {losses[bad[0]]}" if bad else f"the gradient's norm is {norm}"
         return f"{what}, in a batch of {named}"
+
+
+def memory_advice(config: TrainConfig) -> str:
+    """Which knobs lower the memory that a step takes, and what else they change."""
+    frames, steps = config.data.frames_per_batch, config.training.gradient_accumulation_steps
+    smaller = f"lower data.frames_per_batch ({frames}) and raise training.gradient_accumulation_steps ({steps}) as much"
+    recompute = "" if config.training.gradient_checkpointing else "set training.gradient_checkpointing=true"
+    if contrasts := [name for name in ("stc", "stm") if objective_weights(config).get(name)]:
+        first = f"{recompute}, or " if recompute else ""
+        fewer = f"which leaves {' and '.join(contrasts)} fewer candidates"
+        knobs = f"{first}{smaller}, {fewer} (objectives.stc.queue, in another output_dir, keeps more)"
+    else:
+        knobs = f"{smaller}, which trains the same" + (f", or {recompute}" if recompute else "")
+    advice = f"{knobs}; {RESUME}, its epoch from the beginning"
+    if config.llm and config.llm.quantise != "4bit" and not is_gguf(config.llm.model):
+        advice += f"; or in another output_dir take llm.quantise=4bit, beginning with init_from={config.output_dir}"
+    return advice
 
 
 def is_short_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """Validation: the loss over the whole dev set, the error rate of a sample that is always the same."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from encodeonce.train.batch import TrainBatch
 from encodeonce.train.objectives.base import Tokens
 from encodeonce.train.randomness import seeded
 from encodeonce.train.ranks import Ranks
+from torch import nn
 
 if TYPE_CHECKING:
     from encodeonce.train.model import AdapterModel
@@ -58,19 +60,19 @@ def validate(
     sample: Sequence[str],
     ranks: Ranks,
     seed: int,
-) -> Validation:
+    given_up: Callable[[], bool] = lambda: False,
+) -> Validation | None:
     """Measure a model without changing it, nor any random state; every rank calls it with its part of the dev set.
 
     Args:
         weights: of the objectives to compute.
         sample: utterances to decode; none for the loss alone.
         seed: of what an objective draws, such as negatives.
+        given_up: asked after each batch, and the same on every rank; once it holds, nothing is measured: None.
     """
     chosen, sums, counts = set(sample), dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
     written: dict[str, tuple[str, str]] = {}
-    training = model.training
-    model.eval()
-    with torch.no_grad(), seeded(seed, ranks.device), ranks.accelerator.autocast():
+    with _evaluating(model), torch.no_grad(), seeded(seed, ranks.device), ranks.accelerator.autocast():
         for batch in batches:
             near = batch
             batch = batch.to(ranks.device)
@@ -80,7 +82,8 @@ def validate(
                 counts[name] += count(model, name, near.tokens[name])
             if rows := [row for row, name in enumerate(batch.ids) if name in chosen]:
                 written |= _transcribe(model, batch, rows)
-    model.train(training)
+            if given_up():
+                return None
     sums, counts = ranks.total_of(sums), ranks.total_of(counts)
     losses = {name: sums[name] / max(counts[name], 1) for name in weights}
     loss = sum(weight * losses[name] for name, weight in weights.items())
@@ -90,6 +93,17 @@ def validate(
         return Validation(losses, loss)
     wer, cer = error_rates([example.said for example in examples], [example.written for example in examples])
     return Validation(losses, loss, wer, cer, examples[:SHOWN])
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside this a model is in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def count(model: "AdapterModel", name: str, tokens: Tokens) -> int:

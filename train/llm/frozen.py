@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 IGNORED = -100
+ROWS_AT_ONCE = 4096
+"""Embeddings in float32 of so many tokens, tens of MB, instead of gigabytes for them all."""
 
 
 class FrozenLLM(nn.Module):
@@ -88,13 +90,15 @@ class FrozenLLM(nn.Module):
         self._recomputes = on
 
     def embed(self, ids: Tensor) -> Tensor:
-        """The embedding rows `[..., W]` of token ids `[...]`."""
+        """What the model reads `[..., W]` of token ids `[...]`: their embedding rows, in Gemma times the root of W."""
         return self.embedding(ids)
 
     @torch.no_grad()
     def embedding_rms(self) -> float:
-        """The root mean square of the values of all embedding rows."""
-        return float(self.weight.float().square().mean().sqrt())
+        """The root mean square of the values that `embed` gives, over all token ids."""
+        ids = torch.arange(len(self.weight), device=self.weight.device)
+        squares = [self.embed(some).float().square().mean(1) for some in ids.split(ROWS_AT_ONCE)]
+        return float(torch.cat(squares).mean().sqrt())
 
     def room(self, embeddings: int, tokens: int) -> bool:
         """Whether the prompt with so many embeddings, so many target tokens and the end token are within the model's positions."""

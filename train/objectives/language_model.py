@@ -10,8 +10,8 @@ from torch.nn import functional as F
 class SoftPrompt(nn.Linear):
     """The linear map from an adapter's embeddings `[B, N, width]` to a language model's width `[B, N, W]`.
 
-    It begins with weights of deviation r / sqrt(width) and no bias, r being the root mean square of the model's embedding rows:
-    embeddings of unit variance, which a LayerNorm leaves, become as large as the rows of words.
+    It begins with weights of deviation r / sqrt(width) and no bias, r being the root mean square of what the model's own
+    embedding gives for words: embeddings of unit variance, which a LayerNorm leaves, become as large as those.
 
     Args:
         as_long_as_rows: give every embedding the root mean square r. CTC by cosines to the rows teaches directions alone, and lengths
