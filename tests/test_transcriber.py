@@ -499,6 +499,9 @@ def test_options_that_do_not_fit_the_training_are_refused(folders: Path) -> None
     llm, ctc = config_of("llm", folders), config_of("ctc", folders)
     assert choose_writer(DecodeOptions(), llm) == "llm"
     assert choose_writer(DecodeOptions(writer="ctc"), llm) == "ctc"
+    ended = replace(llm, objectives=replace(llm.objectives, llm=replace(llm.objectives.llm, weight=0.0)))  # pyrefly: ignore
+    assert choose_writer(DecodeOptions(), ended) == "ctc"
+    assert choose_writer(DecodeOptions(writer="llm"), ended) == "llm"
     assert choose_writer(DecodeOptions(method="beam", language_model="x"), ctc) == "ctc"
     for options, config, message in (
         (DecodeOptions(writer="stg"), llm, "writer=stg: this checkpoint was trained for llm, ctc; take one of these"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from encodeonce.store.devices import find_device
 from encodeonce.train.config import TrainConfig
@@ -14,9 +14,9 @@ from encodeonce.train.errors import TrainingError
 from encodeonce.train.objectives.config import ObjectivesConfig
 
 OBJECTIVES = tuple(field.name for field in fields(ObjectivesConfig))
-TRANSCRIBING = ("stg", "ctc", "llm")
-"""What is trained with these writes text, whose word error rate can be told."""
-
+Writer = Literal["llm", "stg", "ctc"]
+WRITERS: tuple[Writer, ...] = ("llm", "stg", "ctc")
+"""Objectives that write text, whose word error rate can be told; of several that are trained alike the first of these writes."""
 ONE_OR_MORE = (
     *("data.frames_per_batch", "data.max_batch", "data.limit", "text.max_tokens", "llm.max_tokens", "llm.lora.rank"),
     *("training.max_steps", "training.epochs", "training.gradient_accumulation_steps", "training.eval_steps"),
@@ -76,6 +76,12 @@ def objective_weights(config: TrainConfig) -> dict[str, float]:
     """The objectives that are given, by name, with their weights outside the phases."""
     given = {name: getattr(config.objectives, name) for name in OBJECTIVES}
     return {name: section.weight for name, section in given.items() if section is not None}
+
+
+def writers_of(config: TrainConfig) -> list[Writer]:
+    """The objectives of a training that write text: those that are trained to the end first."""
+    weights = objective_weights(config)
+    return sorted((name for name in WRITERS if name in weights), key=lambda name: not weights[name])
 
 
 def text_is_read(config: TrainConfig) -> bool:
@@ -244,7 +250,7 @@ def _training(config: TrainConfig) -> Iterator[str]:
         yield f"training.warmup_steps={loop.warmup_steps} is more than training.max_steps={loop.max_steps}"
     if loop.patience is not None and not has_dev(config):
         yield f"training.patience={loop.patience} waits for validations, and there is no dev set: give data.dev or data.dev_where"
-    if has_dev(config) and loop.best == "wer" and not any(objective_weights(config).get(name) for name in TRANSCRIBING):
+    if has_dev(config) and loop.best == "wer" and not any(objective_weights(config).get(name) for name in WRITERS):
         yield "training.best=wer, but nothing that is trained writes text: take training.best=loss"
     if find_device(loop.device) == "cpu" and loop.mixed_precision == "fp16":
         yield "training.mixed_precision=fp16 needs a GPU, and this trains on the CPU: take bf16 or no"

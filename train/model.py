@@ -13,7 +13,7 @@ from encodeonce.store.reader import FeatureStore
 from encodeonce.train.adapters.base import Adapter, AdapterConfig
 from encodeonce.train.adapters.compressed import CompressedConfig
 from encodeonce.train.checkpoint import SIZES, TOKENIZER, Checkpoint, check_fits, load_trainable
-from encodeonce.train.checks import objective_weights
+from encodeonce.train.checks import writers_of
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.errors import TrainingError
 from encodeonce.train.inputs import FeatureInput
@@ -37,8 +37,6 @@ Kind = TypeVar("Kind", bound=Objective)
 Thing = TypeVar("Thing")
 READ = ("stc", "stm", "stg")
 """Objectives of a Q-Former's text side."""
-WRITERS = ("llm", "stg", "ctc")
-"""Objectives that write text, the best first."""
 TEXT, CTC_UNITS, ROWS_FILE = "text", "ctc", "llm-tokens.json"
 
 
@@ -176,9 +174,7 @@ class AdapterModel(nn.Module):
     @property
     def writes(self) -> str | None:
         """The objective that writes text: one that is trained to the end, where there is one."""
-        weights = objective_weights(self.config)
-        found = sorted((name for name in WRITERS if name in self.objectives), key=lambda name: not weights[name])
-        return next(iter(found), None)
+        return next(iter(writers_of(self.config)), None)
 
     def trainable(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the weights that are trained, and the buffers beside them."""

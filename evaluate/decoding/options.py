@@ -6,13 +6,11 @@ from math import inf, isfinite
 from typing import Any, Literal, get_args
 
 from encodeonce.evaluate.errors import EvaluationError
+from encodeonce.train.checks import WRITERS, Writer, writers_of
 from encodeonce.train.config import TrainConfig
 
 Method = Literal["greedy", "beam", "sample"]
-Writer = Literal["llm", "stg", "ctc"]
 Precision = Literal["auto", "float32", "bfloat16"]
-WRITERS: tuple[Writer, ...] = ("llm", "stg", "ctc")
-"""The objectives that write text; of several that were trained the first of these writes."""
 TOKENS_PER_SECOND, CHARACTERS_PER_SECOND = 12.0, 36.0
 """More than anyone says: LibriSpeech's train-clean-5 has 2.8 words and 15 characters a second, at most 4.7 and 22."""
 BEAMS, CTC_BEAMS = 4, 12
@@ -116,7 +114,7 @@ def choose_writer(options: DecodeOptions, config: TrainConfig) -> Writer:
     Raises:
         EvaluationError: it was not trained, or the options have no use with it.
     """
-    trained = [name for name in WRITERS if getattr(config.objectives, name) is not None]
+    trained = writers_of(config)
     if not trained:
         raise EvaluationError("this checkpoint writes no text: it was trained for none of llm, stg, ctc")
     writer = trained[0] if options.writer is None else options.writer
