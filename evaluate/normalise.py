@@ -17,9 +17,23 @@ UNSPACED = CHINESE | {"ja", "th", "lo", "my", "km", "bo", "dz"}
 """Languages written without spaces between words: errors are counted on letters (Whisper's paper, appendix C)."""
 
 
+def is_code(language: str) -> bool:
+    """Whether it looks as codes of languages do: `en`, `yue`."""
+    return re.fullmatch(r"[a-z]{2,3}", language) is not None
+
+
 def code_of(language: str) -> str:
-    """`pt` of `pt-BR`, `cmn` of `cmn_hans_cn`."""
-    return language.replace("_", "-").partition("-")[0].lower()
+    """The code of a language as data name it: `pt` of `pt-BR`, `cmn` of `cmn_hans_cn`, `en` of `English`.
+
+    What is neither a code nor one of the English names that Whisper knows is given back in lower case.
+    """
+    name = language.strip().lower()
+    code = name.replace("_", "-").partition("-")[0]
+    if is_code(code):
+        return code
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    return TO_LANGUAGE_CODE.get(name, name)
 
 
 def is_unspaced(language: str | None) -> bool:

@@ -1,7 +1,7 @@
 """Signal-to-noise ratios in dB of utterances, of shards (as their commit records keep them), and of splits."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -41,6 +41,12 @@ def summary(ratios: Iterable[Ratio]) -> dict[str, Any] | None:
     parts = [ratio if isinstance(ratio, Snr) else Snr(ratio, ratio) for ratio in ratios]
     joined = Snr.join(part for part in parts if math.isfinite(part.mean))
     return asdict(joined) if joined else None
+
+
+def of_fewer(said: Mapping[str, Any] | None, left: int) -> dict[str, Any] | None:
+    """What a commit record says of a shard in which so many utterances are left: of how many it is changes, for least and mean are not
+    known by utterance."""
+    return {**said, "utterances": min(said.get("utterances", left), left)} if said else None
 
 
 def of_shard(record: Commit, output: str) -> Snr | None:

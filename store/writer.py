@@ -16,7 +16,7 @@ from encodeonce.store.files import open_file, remove_tree, write_json
 from encodeonce.store.format import ShardItem, read_items
 from encodeonce.store.hold import Member
 from encodeonce.store.layout import Output, SplitAttributes, shard_file
-from encodeonce.store.noise import Ratio, summary
+from encodeonce.store.noise import Ratio, of_fewer, summary
 from encodeonce.store.objects import StorePath
 from encodeonce.store.publish import Publishing
 from encodeonce.store.staging import ShardFiles, Staged, move_in
@@ -190,8 +190,8 @@ class SplitWriter(Publishing):
                 stored = read_items(file, self.attributes.shard_frames, str(path))
             items = [item for item in stored if item.id not in names]
             output = Output(name, items[0].values.shape[1], entry["dtype"], "")
-            # The SNR is that of the shard as it was written first; it is not known by utterance.
-            entries[name] = {**entry, **self._files().write_output(shard, output, items)}
+            noise = of_fewer(entry.get("snr_db"), left)
+            entries[name] = {**entry, **self._files().write_output(shard, output, items), "snr_db": noise}
             frames = sum(item.values.shape[0] for item in items)
         self.write_commit(replace(record, utterances=left, frames=frames, absent=absent, outputs=entries))
 

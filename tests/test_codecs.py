@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -120,6 +122,43 @@ def test_neucodec_decodes_at_another_rate_than_it_listens_at(codecs):
     assert (ready.sample_rate, ready.decoded_rate) == (16_000, 24_000)
     assert len(codes) == 50
     assert len(ready.decode_codes(codes)) == 24_000
+
+
+def test_an_xcodec2_decodes_where_torchaudio_does_not_load(codecs, monkeypatch):
+    def without(**options: Any) -> None:
+        raise ImportError("no torchaudio here")
+
+    codes = codecs.reference("xcodec2").codes(speechlike(16_000, 0))
+    monkeypatch.setattr("transformers.Xcodec2FeatureExtractor", without)
+    ready = codec(codecs.folder("xcodec2")).load("cpu", "float32", [])
+    np.testing.assert_array_equal(ready.decode_codes(codes), codecs.reference("xcodec2").audio(codes))
+    with pytest.raises(EncoderError, match="needs torchaudio to encode, which does not load: no torchaudio here"):
+        loaded(codecs.folder("xcodec2"))
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.5, 2), (0.6, 1)])
+def test_threads_take_turns_at_audio_whose_attention_is_large(seconds, most, codecs, monkeypatch):
+    """At shorter audio both compute at the same time."""
+    ready, meeting = loaded(codecs.folder("xcodec2")), Barrier(most)
+    assert isinstance(ready, xcodec2.LoadedXcodec2)
+    encode, inside, together = ready.model.encode, [], []
+
+    def watched(**inputs: torch.Tensor) -> Any:
+        inside.append(inputs)
+        meeting.wait(10)
+        time.sleep(0.05)
+        together.append(len(inside))
+        codes = encode(**inputs)
+        inside.pop()
+        return codes
+
+    monkeypatch.setattr(xcodec2, "TOGETHER_SECONDS", 0.5)
+    monkeypatch.setattr(ready.model, "encode", watched)
+    audio = torch.from_numpy(speechlike(int(16_000 * seconds), 0))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: ready.encode_one(audio), range(2))
+    assert torch.equal(first, second)
+    assert max(together) == most
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Training k-means over a store, and the units that its centres give; against scikit-learn on plain arrays."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import Done, run
+from commands import Done, feature_store, run
 from encodeonce.store import FeatureStore
 from encodeonce.store import kmeans as kmeans_module
 from encodeonce.store.errors import DamagedError, StoreError
@@ -295,6 +296,10 @@ def test_several_splits_are_learnt_from_together(tmp_path):
         store, "--split", "dev", "--split", "test", "--clusters", 4, "--steps", 5, "--to", tmp_path / "km", "--json"
     )
     assert done.json["kmeans"]["frames"] == 530 + 150
+    (way_on,) = (line for line in done.out.splitlines() if line.startswith("Make units with: "))
+    _, *arguments = shlex.split(way_on.partition(": ")[2])
+    assert feature_store(*arguments, "--name", "km4").status == 0
+    assert all("km4" in FeatureStore(store, split=split).outputs for split in ("dev", "test"))
     assert "several splits" in refused(store, "--to", tmp_path / "other")
 
 

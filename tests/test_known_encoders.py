@@ -146,6 +146,18 @@ def test_every_name_is_in_the_table_once():
     assert len(set(HUB.values())) == len(HUB)
 
 
+def test_the_documentation_names_every_encoder():
+    root = Path(__file__).parent.parent
+    table = (root / "docs" / "encoders.md").read_text().partition("\n\n`--list-encoders`")[0]
+    rows = re.findall(r"^\| ([a-z].*?) \| (.*) \|$", table, re.MULTILINE)[1:]
+    assert sorted(name for names, _ in rows for name in names.split(", ")) == sorted(known.name for known in KNOWN)
+    assert f"a table of {len(KNOWN)} encoders" in (root / "README.md").read_text()
+
+    (codecs,) = (names.split(", ") for names, what in rows if what.startswith("codecs"))
+    families = (root / "docs" / "codecs.md").read_text().partition("\n\n## ")[0]
+    assert set(codecs) <= set(re.findall(r"[\w.-]+", families.partition("| family |")[2]))
+
+
 @pytest.mark.parametrize("known", [known for known in KNOWN if known.name in PUBLISHED], ids=lambda known: known.name)
 def test_facts_are_those_of_the_published_architecture(known, tmp_path):
     """Parameters are counted in transformers' model; rate, width and layers are what our encoder makes of the configuration."""

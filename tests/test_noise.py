@@ -10,7 +10,7 @@ import pytest
 from commands import extract, feature_store, split_folder, write_corpus
 from encodeonce.store import FeatureStore
 from encodeonce.store.commits import Commit
-from encodeonce.store.noise import Snr, of_split, summary
+from encodeonce.store.noise import Snr, of_fewer, of_split, summary
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,6 +123,19 @@ def test_copied_utterances_have_the_ratio_of_the_shard_they_come_from(split: Pat
     assert json.loads(record.read_text())["outputs"]["fbank-int8"]["snr_db"]["utterances"] == 3
 
 
+def test_a_shard_that_lost_an_utterance_weighs_what_it_still_holds(split: Path, tmp_path: Path):
+    def said() -> list[dict[str, Any]]:
+        records = [json.loads(path.read_text()) for path in sorted((split / "commits").iterdir())]
+        return [record["outputs"]["fbank-int8"]["snr_db"] for record in records]
+
+    (before,) = said()
+    write_corpus(tmp_path / "data" / "a", [1.2])
+    done = extract(tmp_path / "data", "a", tmp_path / "features", "--dtype", "int8", "--replace")
+    assert done.counts() == (1, 0, 2, 0)
+    old, new = said()
+    assert (before["utterances"], old, new["utterances"]) == (3, {**before, "utterances": 2}, 1)
+
+
 def record(shard: int, utterances: int, snr: Any) -> Commit:
     return Commit(shard, 0, utterances, utterances, [], {"x": {"snr_db": snr}})
 
@@ -143,4 +156,6 @@ def test_records_of_older_versions_weigh_what_their_shards_hold():
     assert of_split([old, record(1, 1, {"least": 41.0, "mean": 46.0})], "x") == Snr(40.0, 43.0, 4)
     assert summary([]) is None
     assert of_split([record(0, 3, None)], "x") is None
+    assert of_fewer({"least": 40.0, "mean": 42.0}, 2) == {"least": 40.0, "mean": 42.0, "utterances": 2}
+    assert of_fewer(None, 2) is None
     assert summary([Snr(30.0, 50.0), 40.0]) == {"least": 30.0, "mean": 45.0, "utterances": 2}

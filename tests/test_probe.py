@@ -157,6 +157,19 @@ def test_a_derived_mean_is_found_by_its_layers(tmp_path):
     frames = one_hot("abc")
     writer.write([NewUtterance("a", len(frames))], lambda name: dict.fromkeys(("layer-1", "layer-2", "ours"), frames))
     assert find_outputs(FeatureStore(writer.path), "mean:1-2,2", None) == ["layer-2", "ours"]
+    with pytest.raises(StoreError, match=r"no mean:0-2 in .*; there are layers 1, 2, mean:1-2$"):
+        find_outputs(FeatureStore(writer.path), "mean:all", None)
+
+
+def test_the_mean_of_all_goes_to_the_last_layer_that_is_stored(tmp_path):
+    whats = ["mean(hidden_states[0-3])", "hidden_states[6]", "mean(hidden_states[0-6])"]
+    outputs = [Output(name, 7, "float32", what) for name, what in zip("abc", whats, strict=True)]
+    frames = one_hot("abc")
+    for some in (outputs[:1], outputs):
+        writer = FeatureWriter(tmp_path / some[-1].name, "toy", "dev", some, {"made": "for tests"}, 16_000, 320)
+        features = {output.name: frames for output in some}
+        writer.write([NewUtterance("a", len(frames))], {"a": features}.__getitem__)
+        assert find_outputs(FeatureStore(writer.path), "mean:all", None) == [some[-1].name]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +179,7 @@ def test_a_derived_mean_is_found_by_its_layers(tmp_path):
         ("1-3", "there are layers 1, 2, 10"),
         ("mean:1-2", "no mean:1-2 in"),
         ("2-1", "2-1 runs backwards"),
-        ("mean:2", "'mean:2' is no layer; give all, last, numbers such as 9,18-24, or mean:18-24"),
+        ("mean:2", "'mean:2' is no layer; give all, last, numbers such as 9,18-24, mean:18-24 or mean:all"),
         ("layer-02", "'layer-02' is no layer"),
         ("0-99999999999", "'0-99999999999' is no layer"),
         ("", "'' is no layer"),

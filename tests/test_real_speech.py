@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from commands import extract, feature_store, split_folder
+from codec_checkpoints import Codecs
+from commands import extract, feature_store, run, split_folder
 from encodeonce.store import FeatureStore
+from encodeonce.train.kmeans.cli import main as train_kmeans
 from plain_readers import read_both
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
 
@@ -75,4 +77,18 @@ def test_many_layers_from_one_pass(shared, moonshine, tmp_path):
     assert done.status == 0
     split = split_folder(tmp_path / "s", "dev-clean")
     assert FeatureStore(split).outputs == [f"layer-{k:02d}" for k in range(7)]
+    check_store(shared, split)
+
+
+def test_codes_latents_units_and_casts_are_read_by_every_reader(shared, tmp_path):
+    codec = str(Codecs(tmp_path).folder("dac"))
+    done = extract(shared, "test-clean", tmp_path / "s", "--outputs", "codes,latents", "--limit", "6", encoder=codec)
+    assert (done.status, done.split["failed"]) == (0, 0), done.err
+    split = split_folder(tmp_path / "s", "test-clean")
+    of = ["--output", "latents"]
+    done = run(train_kmeans, [str(split), *of, "--clusters", "50", "--steps", "20", "--to", str(tmp_path / "km")])
+    assert done.status == 0, done.err
+    for arguments in (["cast", split, "--dtype", "int8"], ["units", split, "--kmeans", tmp_path / "km"]):
+        assert feature_store("derive", *arguments, *of).status == 0
+    assert FeatureStore(split).outputs == ["codes", "latents", "latents-int8", "units"]
     check_store(shared, split)

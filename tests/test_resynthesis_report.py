@@ -56,6 +56,14 @@ def expected(said: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
     }
 
 
+@pytest.mark.parametrize("named", [None, "en", "English", "Klingon"])
+def test_the_rates_are_of_the_language_asked_for_however_the_corpus_names_it(named: str | None) -> None:
+    found = score_audio([replace(one, language=named) for one in samples(12)], "en", "a codec", CONFIG)["resynthesised"]
+    rates = expected([SAID % number for number in range(12)], [one.pred_text for one in samples(12)])
+    assert {name: found.scores[name].value for name in rates} == pytest.approx(rates)
+    assert "normaliser" not in found.skipped
+
+
 def tables(section: Section | None) -> list[Table]:
     assert section is not None
     return [block for block in section.blocks if isinstance(block, Table)]

@@ -46,13 +46,13 @@ def _evaluate(samples: Sequence[Hypothesis], language: str, title: str, config: 
     evaluation = score(flagged, ScoreOptions(language=language, leave_out=("bertscore",)), title, config)
     scores: dict[str, Score] = {}
     for name, one in evaluation.scores.items():
-        scores |= {name: one} if name != "wer_raw" else {name: one, "wer_caseless": _caseless(flagged)}
+        scores |= {name: one} if name != "wer_raw" else {name: one, "wer_caseless": _caseless(flagged, language)}
     return replace(evaluation, task=RESYNTHESIS, scores=scores)
 
 
-def _caseless(samples: Sequence[Hypothesis]) -> Score:
+def _caseless(samples: Sequence[Hypothesis], language: str) -> Score:
     """WER of the texts in lower case; they have a word."""
     lower = [replace(one, text=CASELESS(one.text or ""), pred_text=CASELESS(one.pred_text)) for one in samples]
     rest = tuple(name for name in METRICS["recognition"] if name != "wer_raw")
-    found = score(lower, ScoreOptions(leave_out=rest)).scores["wer_raw"]
+    found = score(lower, ScoreOptions(language=language, leave_out=rest)).scores["wer_raw"]
     return replace(found, name="wer_caseless", signature=signature_of("word", CASELESS))

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from encodeonce.extract.cache import FileCache
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 HOP = 320
 """Samples of a frame: two of the spectrogram's frames, which are 160 samples apart (Xcodec2FeatureExtractor.frame_shift)."""
+TOGETHER_SECONDS = 30
+"""Threads take turns at longer audio: w2v-BERT's table of relative positions, `[T, T, 64]` in every layer, makes memory grow with the
+square of the length (docs/codecs.md)."""
 SEMANTIC: Mapping[str, Any] = {**Wav2Vec2Bert.fields, "use_intermediate_ffn_before_adapter": False}
 """The fields of Wav2Vec2BertConfig that change the last hidden state."""
 
@@ -84,6 +89,15 @@ class Xcodec2(CheckpointCodec):
         """The extractor appends a zero, then pads to a multiple of the hop: a full last frame is followed by one more."""
         return samples // HOP + 1 if samples >= HOP else 0
 
+    def extractor(self) -> Any:
+        """The feature extractor that the model's inputs come from."""
+        import transformers
+
+        try:
+            return getattr(transformers, self.extractor_class)(sampling_rate=self.sample_rate, hop_length=HOP)
+        except (ImportError, OSError) as error:
+            raise EncoderError(f"{self.name} needs torchaudio to encode, which does not load: {error}") from error
+
     def load(self, device: str, precision: str, outputs: Sequence[Output]) -> "LoadedXcodec2":
         return LoadedXcodec2(self, device, outputs)
 
@@ -110,25 +124,20 @@ class NeuCodec(Xcodec2):
 
 
 class LoadedXcodec2(LoadedCodec):
-    """The model, and the feature extractor that its inputs come from. The latents are what its decoder takes."""
+    """The model, and to encode its feature extractor. The latents are what its decoder takes."""
 
     def __init__(self, codec: Xcodec2, device: str, outputs: Sequence[Output]) -> None:
-        import transformers
-
-        try:
-            self.extractor = getattr(transformers, codec.extractor_class)(
-                sampling_rate=codec.sample_rate, hop_length=HOP
-            )
-        except (ImportError, OSError) as error:
-            raise EncoderError(f"{codec.name} needs torchaudio, which does not load: {error}") from error
-        self.model = codec.model(device)
+        self.extractor = codec.extractor() if outputs else None
+        self.model, self._turn = codec.model(device), Lock()
         scalars, out = self.model.quantizer.quantizer, self.model.quantizer.project_out
         super().__init__(codec, Codebooks((quantizer(scalars.codebook, out.weight, out.bias),)), device, outputs)
 
     def encode_one(self, audio: "torch.Tensor") -> "torch.Tensor":
+        assert self.extractor is not None, "loaded to decode only"
         # On the CPU, as the extractor computes where it is not told otherwise.
         inputs = self.extractor(audio.cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
-        return self.model.encode(**inputs.to(self.device)).audio_codes[0].long()
+        with self._turn if len(audio) > TOGETHER_SECONDS * self.sample_rate else nullcontext():
+            return self.model.encode(**inputs.to(self.device)).audio_codes[0].long()
 
     def audio_of_codes(self, codes: "torch.Tensor") -> "torch.Tensor":
         return self.model.decode(audio_codes=codes[None]).audio_values[0, 0]

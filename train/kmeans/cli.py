@@ -75,11 +75,21 @@ def train_kmeans(
             found = train(store, output, options, find_device(device), progress)
             found.write(to)
         click.echo(describe(found, to, stood))
-        click.echo(
-            f"Make units with: feature-store derive units {shlex.quote(str(store.path))} --kmeans {shlex.quote(str(to))}"
-        )
+        for path in learnt_from(store):
+            click.echo(
+                f"Make units with: {shlex.join(['feature-store', 'derive', 'units', path, '--kmeans', str(to)])}"
+            )
         if as_json:
             click.echo(json.dumps({"kmeans": as_object(found, to, stood)}))
+
+
+def learnt_from(store: FeatureStore) -> list[str]:
+    """The split of a store, or the feature set that its splits lie in: one, or one a folder."""
+    from encodeonce.train.kmeans.run import feature_set_of
+
+    if len(store.parts) == 1:
+        return [str(store.path)]
+    return list(dict.fromkeys(str(feature_set_of(part.path).path) for part in store.parts))
 
 
 def standing(folder: StorePath, wanted: dict[str, Any]) -> KMeans | None:

@@ -11,6 +11,7 @@ import numpy as np
 from encodeonce.store.errors import StoreError
 from encodeonce.store.kmeans import MOST_CLUSTERS, KMeans
 from encodeonce.store.layout import SET_FILE, FeatureSet, read_feature_set
+from encodeonce.store.objects import StorePath
 from encodeonce.store.progress import Advance, silent
 from encodeonce.store.reader import FeatureStore
 from encodeonce.store.stats import content_hash
@@ -158,7 +159,7 @@ def source_of(store: FeatureStore, frames: Frames) -> dict[str, Any]:
     Raises:
         StoreError: the splits lie in no feature set.
     """
-    found = feature_set_of(store)
+    found = feature_set_of(store.path)
     return {
         "encoder": found.encoder,
         "source": found.provenance.get("source", found.encoder),
@@ -168,9 +169,9 @@ def source_of(store: FeatureStore, frames: Frames) -> dict[str, Any]:
     }
 
 
-def feature_set_of(store: FeatureStore) -> FeatureSet:
-    """The feature set of a store's splits."""
-    for folder in store.path.resolve().parents:
+def feature_set_of(split: StorePath) -> FeatureSet:
+    """The feature set that a split lies in."""
+    for folder in split.resolve().parents:
         if (folder / SET_FILE).is_file():
             return read_feature_set(folder)
-    raise StoreError(f"{store.path} lies in no feature set: no {SET_FILE} above it; units need the encoder's identity")
+    raise StoreError(f"{split} lies in no feature set: no {SET_FILE} above it; units need the encoder's identity")

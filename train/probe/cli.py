@@ -94,7 +94,7 @@ def find_outputs(store: FeatureStore, layers: str | None, outputs: str | None) -
         return chosen_layers(store, layers)
     if outputs is not None:
         return list(dict.fromkeys(store.spec(name.strip()).name for name in outputs.split(",")))
-    return list(stored_layers(store).values()) or store.outputs
+    return stored_layers(store) or store.outputs
 
 
 def run_probes(store: FeatureStore, names: Sequence[str], subset: "Subset", options: "ProbeOptions") -> "list[Probed]":

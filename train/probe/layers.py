@@ -10,80 +10,93 @@ from encodeonce.store.reader import FeatureStore
 
 LAYER = re.compile(r"hidden_states\[(\d+)\]")
 """What an output of one layer says it holds, cast to another dtype or not; what is made of a layer says so around it."""
+ENCODED_MEAN = re.compile(r"mean\(hidden_states\[(\d+)-(\d+)\]\)")
+DERIVED_MEAN = re.compile(r"mean\((.+)\)")
 EXACT_FIRST = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Wanted:
-    """A layer, or the mean of several in a row; layers sort before means."""
+class Layers:
+    """A layer, or the mean of several in a row, as `--layers` names it; layers sort before means."""
 
     mean: bool
     first: int
     last: int
 
-    @property
-    def whats(self) -> list[str]:
-        """What an output of it may say that it holds: the encoder made it, or it was derived."""
-        if not self.mean:
-            return [f"hidden_states[{self.first}]"]
-        several = ", ".join(f"hidden_states[{number}]" for number in range(self.first, self.last + 1))
-        return [f"mean(hidden_states[{self.first}-{self.last}])", f"mean({several})"]
-
     def __str__(self) -> str:
-        return f"mean:{self.first}-{self.last}" if self.mean else f"layer {self.first}"
+        return f"mean:{self.first}-{self.last}" if self.mean else str(self.first)
+
+
+def held_by(output: Output) -> Layers | None:
+    """The layer or the mean of layers that an output holds; None: it holds something else, or something made of layers otherwise."""
+    if span := ENCODED_MEAN.fullmatch(output.what):
+        return Layers(True, int(span[1]), int(span[2]))
+    mean = DERIVED_MEAN.fullmatch(output.what)
+    parts = [LAYER.fullmatch(part) for part in (mean[1] if mean else output.what).split(", ")]
+    numbers = [int(part[1]) for part in parts if part]
+    if len(numbers) < len(parts) or numbers != [*range(numbers[0], numbers[-1] + 1)]:
+        return None
+    return Layers(mean is not None, numbers[0], numbers[-1])
 
 
 def layer_of(output: Output) -> int | None:
     """The number of the layer that an output holds; None: it holds something else, or something made of layers."""
-    found = LAYER.fullmatch(output.what)
-    return int(found[1]) if found else None
+    held = held_by(output)
+    return held.first if held and not held.mean else None
 
 
-def stored_layers(store: FeatureStore) -> dict[int, str]:
-    """The output of each stored layer, by number and in order: the encoder's own before a cast, then the more exact one."""
-    found = {layer_of(store.spec(name)): name for name in reversed(_best_first(store))}
-    return {number: found[number] for number in sorted(number for number in found if number is not None)}
+def stored(store: FeatureStore) -> dict[Layers, str]:
+    """The output of each stored layer and mean, in order: the encoder's own before a cast, then the more exact one."""
+    found = {held_by(store.spec(name)): name for name in reversed(_best_first(store))}
+    return {layers: found[layers] for layers in sorted(layers for layers in found if layers is not None)}
+
+
+def stored_layers(store: FeatureStore) -> list[str]:
+    """The output of each stored layer, in order."""
+    return [name for layers, name in stored(store).items() if not layers.mean]
 
 
 def chosen_layers(store: FeatureStore, asked: str) -> list[str]:
-    """The outputs that `--layers` names, numbered as extract-features does: `all`, `last`, `9,18-24`, `mean:18-24`.
+    """The outputs that `--layers` names, numbered as extract-features does: `all`, `last`, `9,18-24`, `mean:18-24`, `mean:all`.
 
-    `all` and `last` are those that are stored. Layers come in order, means after them.
+    All and the last layer are those that are stored, by themselves or in a mean. Layers come in order, means after them.
 
     Raises:
         StoreError: no layer, or one that is not stored.
     """
-    layers = stored_layers(store)
-    held = {store.spec(name).what: name for name in reversed(_best_first(store))}
+    held = stored(store)
     names = []
-    for wanted in sorted({one for part in asked.split(",") for one in _parsed(asked, part.strip(), list(layers))}):
-        name = next((held[what] for what in wanted.whats if what in held), None)
-        if name is None:
-            there = f"layers {', '.join(map(str, layers))}" if layers else f"no layers, but {', '.join(store.outputs)}"
-            raise StoreError(f"--layers {asked}: no {wanted} in {store.path}; there are {there}")
-        names.append(name)
+    for wanted in sorted({one for part in asked.split(",") for one in _parsed(asked, part.strip(), list(held))}):
+        if wanted not in held:
+            there = f"layers {', '.join(map(str, held))}" if held else f"no layers, but {', '.join(store.outputs)}"
+            what = f"{'' if wanted.mean else 'layer '}{wanted}"
+            raise StoreError(f"--layers {asked}: no {what} in {store.path}; there are {there}")
+        names.append(held[wanted])
     return names
 
 
-def _parsed(asked: str, part: str, stored: Sequence[int]) -> Iterator[Wanted]:
+def _parsed(asked: str, part: str, held: Sequence[Layers]) -> Iterator[Layers]:
+    if part == "mean:all":
+        yield Layers(True, 0, max((layers.last for layers in held), default=0))
+        return
     if part in ("all", "last"):
         # Of a store without layers, one that it lacks.
-        for number in stored[0 if part == "all" else -1 :] or [0]:
-            yield Wanted(False, number, number)
+        single = [layers for layers in held if not layers.mean] or [Layers(False, 0, 0)]
+        yield from single[0 if part == "all" else -1 :]
         return
     named = re.fullmatch(r"(mean:)?([0-9]{1,3})(?:-([0-9]{1,3}))?", part)
     if named is None or (named[1] and not named[3]):
         raise StoreError(
-            f"--layers {asked}: {part!r} is no layer; give all, last, numbers such as 9,18-24, or mean:18-24"
+            f"--layers {asked}: {part!r} is no layer; give all, last, numbers such as 9,18-24, mean:18-24 or mean:all"
         )
     first, last = int(named[2]), int(named[3] or named[2])
     if first > last:
         raise StoreError(f"--layers {asked}: {part} runs backwards; give the lower number first")
     if named[1]:
-        yield Wanted(True, first, last)
+        yield Layers(True, first, last)
     else:
         for number in range(first, last + 1):
-            yield Wanted(False, number, number)
+            yield Layers(False, number, number)
 
 
 def _best_first(store: FeatureStore) -> list[str]:
