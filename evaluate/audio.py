@@ -28,12 +28,18 @@ def with_audio(hypotheses: Sequence[Hypothesis], corpus: Mapping[str, Utterance]
     Raises:
         EvaluationError: not one of them is in the corpus.
     """
-    found = [_placed(one, corpus[one.id]) if one.id in corpus else one for one in hypotheses]
-    if hypotheses and not any(one.id in corpus for one in hypotheses):
-        raise EvaluationError(
-            f"no utterance of {data} has an id such as {hypotheses[0].id}; give the corpus that was encoded"
-        )
-    return found
+    check_corpus([one.id for one in hypotheses], corpus, data)
+    return [_placed(one, corpus[one.id]) if one.id in corpus else one for one in hypotheses]
+
+
+def check_corpus(ids: Sequence[str], corpus: Mapping[str, Utterance], data: Path) -> None:
+    """Refuse a corpus of other utterances.
+
+    Raises:
+        EvaluationError: not one of them is in it.
+    """
+    if ids and not any(name in corpus for name in ids):
+        raise EvaluationError(f"no utterance of {data} has an id such as {ids[0]}; give the corpus that was encoded")
 
 
 def audio_files(hypotheses: Iterable[Hypothesis]) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """evaluate-adapter: a checkpoint, or texts from anywhere -> numbers, tables, report."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,31 +114,12 @@ def evaluate_adapter(context: click.Context, as_json: bool, quiet: bool, verbose
     system are scored: JSON lines, plain lines, Kaldi's text, sclite's trn, icefall's recogs. The same command goes on where
     a killed one ended.
     """
-    _check_kind(context, options)
-    from encodeonce.evaluate.finish import Wanted
-    from encodeonce.evaluate.normalise import find_normaliser
+    check_kind(context, options)
     from encodeonce.evaluate.progress import EvaluationProgress
-    from encodeonce.evaluate.report.resynthesis import read_rates
-    from encodeonce.evaluate.scoring import ScoreOptions
-    from encodeonce.store.devices import find_device
 
-    find_normaliser(options["language"])  # what it lacks is better missed now than after a night of decoding
-    scoring = ScoreOptions(
-        task=_task(options),
-        language=options["language"],
-        bert=options["bert"],
-        leave_out=options["leave_out"],
-        device=find_device(options["device"]),
-    )
-    wanted = Wanted(
-        scoring=scoring,
-        compare=options["compare"],
-        resynthesis=tuple(map(read_rates, options["resynthesis"])),
-        report=options["report"],
-        also=options["also"],
-    )
+    wanted = wanted_of(options, _task(options))
     with EvaluationProgress(quiet) as progress:
-        if scoring.task == "labels" and options["task"] is None:
+        if wanted.scoring.task == "labels" and options["task"] is None:
             progress.say(
                 "The target is metadata: its texts are scored as labels; --task recognition counts their words"
             )
@@ -147,8 +129,12 @@ def evaluate_adapter(context: click.Context, as_json: bool, quiet: bool, verbose
         click.echo(json.dumps({"splits": [_as_object(name, one) for name, one in found.items()]}))
 
 
-def _check_kind(context: click.Context, options: dict[str, Any]) -> None:
-    """Either a checkpoint or texts, and no option that is of the other kind alone."""
+def check_kind(context: click.Context, options: Mapping[str, Any]) -> None:
+    """Refuse options that have no use together: a checkpoint and texts, or what is of the one alone with the other.
+
+    Raises:
+        EvaluationError: there are such.
+    """
     texts = options["hypotheses"] is not None
     if texts == (options["checkpoint"] is not None):
         raise EvaluationError(
@@ -161,9 +147,9 @@ def _check_kind(context: click.Context, options: dict[str, Any]) -> None:
             option, other = name.replace("_", "-"), "CHECKPOINT" if texts else "--hypotheses"
             raise EvaluationError(f"--{option} belongs to {other}: leave it out, or give {other}")
     if options["word_times"] is not None:
-        if not options["attention"]:
+        if options["attention"] == 0:
             raise EvaluationError(
-                "--word-times needs --attention N: say how many utterances are drawn and held against them"
+                "--word-times is for what is drawn, and --attention 0 draws nothing: leave one of them out"
             )
         if not options["report"]:
             raise EvaluationError(
@@ -171,6 +157,36 @@ def _check_kind(context: click.Context, options: dict[str, Any]) -> None:
             )
     if texts and len(options["split"]) > 1:
         raise EvaluationError("--hypotheses are of one test set: give one --split")
+
+
+def wanted_of(options: Mapping[str, Any], task: "Task") -> "Wanted":
+    """What options ask to be made of hypotheses.
+
+    Raises:
+        EvaluationError: what has no use with the task, or is not there.
+        StoreError: no such device, or a library is missing: better missed now than after a night of decoding.
+    """
+    from encodeonce.evaluate.finish import Wanted
+    from encodeonce.evaluate.normalise import find_normaliser
+    from encodeonce.evaluate.report.resynthesis import read_rates
+    from encodeonce.evaluate.scoring import ScoreOptions
+    from encodeonce.store.devices import find_device
+
+    find_normaliser(options["language"])
+    scoring = ScoreOptions(
+        task=task,
+        language=options["language"],
+        bert=options["bert"],
+        leave_out=options["leave_out"],
+        device=find_device(options["device"]),
+    )
+    return Wanted(
+        scoring=scoring,
+        compare=options["compare"],
+        resynthesis=tuple(map(read_rates, options["resynthesis"])),
+        report=options["report"],
+        also=options["also"],
+    )
 
 
 def _task(options: dict[str, Any]) -> "Task":

@@ -1,7 +1,7 @@
 """What is known of a system on a test set: the numbers, and what each utterance contributed. Metrics fill it, the report shows it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from encodeonce.evaluate.hypotheses import Hypothesis
@@ -85,7 +85,7 @@ class Evaluation:
         scores: by name, in the order in which they are shown: `wer`, `wer_raw`, `cer`, `cer_raw`, `ser`, `bertscore_f1`, `bleu` ...
         utterances: that have a reference.
         unscored: utterances without a reference.
-        skipped: metrics that could not be computed, and the way out.
+        skipped: metrics, and what else was asked for, that could not be computed, and the way out.
         task: what the references are; `resynthesis` is recognition of audio that a codec made.
         details: tables beside the scores, such as `labels` (precision and recall by label) or `retrieval`.
         config, versions: of the run; `config` has `checkpoint`, `store`, `split`, `decoding` where there are such.
@@ -100,3 +100,7 @@ class Evaluation:
     details: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, name: str, why: object) -> "Evaluation":
+        """The same, and `name` among what was skipped."""
+        return replace(self, skipped={**self.skipped, name: str(why)})

@@ -12,12 +12,14 @@ from encodeonce.evaluate.attention.capture import why_no_attention
 from encodeonce.evaluate.attention.pictures import attention_pictures
 from encodeonce.evaluate.attention.references import read_word_times
 from encodeonce.evaluate.attention.timing import summed_up
-from encodeonce.evaluate.audio import audio_files, corpus_audio, with_audio
-from encodeonce.evaluate.decoding.options import DecodeOptions, choose_precision, choose_writer
-from encodeonce.evaluate.decoding.run import Decoded, decode_split
+from encodeonce.evaluate.audio import audio_files, check_corpus, corpus_audio, with_audio
+from encodeonce.evaluate.decoding.flags import flagged_anew
+from encodeonce.evaluate.decoding.options import DecodeOptions, choose_precision
+from encodeonce.evaluate.decoding.run import Decoded, Prepared, Selection, prepare, select
 from encodeonce.evaluate.embeddings import MOST, retrieval_scores
+from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.evaluation import Evaluation
-from encodeonce.evaluate.finish import Finished, Wanted, find_earlier, finish
+from encodeonce.evaluate.finish import Finished, Wanted, check_ids, finish
 from encodeonce.evaluate.hypotheses import Hypothesis
 from encodeonce.evaluate.progress import EvaluationProgress
 from encodeonce.evaluate.report.attention import WORD_CENTRES, sentence
@@ -25,11 +27,12 @@ from encodeonce.evaluate.report.extras import Extras, Picture
 from encodeonce.evaluate.scoring import score
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.store.devices import find_device
+from encodeonce.store.errors import StoreError
 from encodeonce.store.layout import feature_sets
 from encodeonce.store.objects import StorePath, store_path
 from encodeonce.store.reader import FeatureStore
-from encodeonce.store.streaming.where import matching
 from encodeonce.train.checkpoint import Checkpoint, load_checkpoint
+from encodeonce.train.checks import writers_of
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.corpus import cleaned
 from encodeonce.train.model import AdapterModel, open_model
@@ -80,12 +83,23 @@ class CheckpointRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """A split that is evaluated."""
+    """A split that is evaluated.
+
+    Attributes:
+        decoding: None where the checkpoint writes no text.
+        corpus: where the audio is, by id; None where nobody asks.
+    """
 
     name: str
-    store: FeatureStore
     folder: Path
+    selection: Selection
+    decoding: Prepared | None
     corpus: Mapping[str, Utterance] | None
+
+    @property
+    def store(self) -> FeatureStore:
+        """Its features."""
+        return self.selection.store
 
 
 def evaluate_checkpoint(
@@ -93,20 +107,19 @@ def evaluate_checkpoint(
 ) -> dict[str, Finished]:
     """Decode, score and report the splits of a request, by their names.
 
-    Everything that can be refused is refused before the model is loaded.
+    What can be told without the model is refused before it is loaded.
 
     Raises:
-        EvaluationError: options that do not fit the checkpoint, an empty split, or a folder with hypotheses of something else.
+        EvaluationError: options that do not fit the checkpoint, a split without utterances or references, a folder with hypotheses of
+            something else, or an earlier evaluation, audio or word times of other utterances.
         TrainingError: no checkpoint, or one of other features. StoreError: no such store, split or column. CorpusError: no such audio.
     """
     checkpoint, device = load_checkpoint(request.checkpoint), find_device(request.device)
-    config = checkpoint.config
-    if not retrieves(config):
-        choose_writer(request.decoding, config)
-    sets = [_open(request, wanted, checkpoint, split) for split in request.splits or (None,)]
+    check_comparison(wanted, checkpoint.config)
+    sets = [_open(request, wanted, checkpoint, device, split) for split in request.splits or (None,)]
     words = None
     if request.word_times is not None:
-        words = read_word_times(request.word_times, [name for one in sets for name in one.store.ids])
+        words = read_word_times(request.word_times, [name for one in sets for name in one.selection.ids])
     begun = time.perf_counter()
     model = open_model(checkpoint, sets[0].store, device)
     progress.say(
@@ -119,6 +132,16 @@ def evaluate_checkpoint(
 def retrieves(config: TrainConfig) -> bool:
     """Whether a training has an objective that retrieval or matching shows."""
     return any(getattr(config.objectives, name) is not None for name in RETRIEVED)
+
+
+def check_comparison(wanted: Wanted, config: TrainConfig) -> None:
+    """Refuse a comparison of what a training without text writes.
+
+    Raises:
+        EvaluationError: it is asked for.
+    """
+    if wanted.compare is not None and not writers_of(config):
+        raise EvaluationError(f"--compare tests word error rates, and {NO_TEXT}; leave it out")
 
 
 def open_split(checkpoint: Checkpoint, store: StorePath | None, encoder: str | None, split: str | None) -> FeatureStore:
@@ -134,7 +157,7 @@ def open_split(checkpoint: Checkpoint, store: StorePath | None, encoder: str | N
     return FeatureStore(path, encoder, split)
 
 
-def _open(request: CheckpointRequest, wanted: Wanted, checkpoint: Checkpoint, split: str | None) -> Opened:
+def _open(request: CheckpointRequest, wanted: Wanted, checkpoint: Checkpoint, device: str, split: str | None) -> Opened:
     store = open_split(checkpoint, request.store, request.encoder, split)
     name = split or store.parts[0].attributes.split
     folder = request.output
@@ -142,10 +165,26 @@ def _open(request: CheckpointRequest, wanted: Wanted, checkpoint: Checkpoint, sp
         folder = checkpoint.folder.parent / FOLDER / checkpoint.folder.name / name
     elif len(request.splits) > 1:
         folder = folder / name
-    if wanted.compare is not None:
-        find_earlier(wanted.compare, name)
-    corpus = None if request.audio is None else corpus_audio(request.audio, name)
-    return Opened(name, store, folder, corpus)
+    where, limit, target = request.where, request.limit, request.target or checkpoint.config.data.target
+    decoding = None
+    if writers_of(checkpoint.config) or not retrieves(checkpoint.config):
+        decoding = prepare(
+            checkpoint, store, folder, request.decoding, where=where, limit=limit, text_column=target, device=device
+        )
+    # What only retrieves draws its sample among utterances that have a text.
+    selection = select(store, where, None, target) if decoding is None else decoding.selection
+    ids = [name for name, text in zip(selection.ids, selection.texts, strict=True) if text is not None]
+    if not ids:
+        raise EvaluationError(
+            f"none of the {len(selection.rows):,} utterances of {store.path} that are asked for has a {target.replace(':', ' ')} "
+            "to compare with: take another split, or --target"
+        )
+    check_ids(wanted, name, ids)
+    corpus = None
+    if request.audio is not None:
+        corpus = corpus_audio(request.audio, name)
+        check_corpus(ids, corpus, request.audio)
+    return Opened(name, folder, selection, decoding, corpus)
 
 
 @dataclass(frozen=True)
@@ -194,22 +233,13 @@ class Evaluator:
             "target": request.target or self.checkpoint.config.data.target,
             "device": self.device,
         }
-        if self.model.writes is None:
+        if test.decoding is None:
             return None, config
-        decoded = decode_split(
-            self.checkpoint,
-            test.store,
-            test.folder,
-            request.decoding,
-            where=request.where,
-            limit=request.limit,
-            text_column=request.target,
-            device=self.device,
-            progress=self.progress,
-            model=self.model,
-        )
+        decoded = test.decoding.decode(self.progress, self.model)
         self._tell(decoded, test.name)
         hypotheses = decoded.hypotheses
+        if (language := self.wanted.scoring.language) is not None:
+            hypotheses = [flagged_anew(one, language) for one in hypotheses]
         if request.audio is not None and test.corpus is not None:
             hypotheses = with_audio(hypotheses, test.corpus, request.audio)
         decoding = {
@@ -242,11 +272,6 @@ class Evaluator:
         )
         return replace(evaluation, scores={**evaluation.scores, **scores}, details={**evaluation.details, **details})
 
-    def _chosen(self, store: FeatureStore) -> list[str]:
-        """The utterances that meet the condition, in the store's order."""
-        where, ids = self.request.where, store.ids
-        return list(ids) if where is None else [ids[place] for place in matching(store, where).tolist()]
-
     def _draw(
         self, test: Opened, evaluation: Evaluation, audio: Mapping[str, Path]
     ) -> tuple[Sequence[Picture], Evaluation]:
@@ -257,26 +282,29 @@ class Evaluator:
         asked = self.request.attention
         most = SOME if asked is None else asked
         why = why_no_attention(self.model)
-        if why and asked:
+        if why and (asked or self.words is not None):
             self.progress.say(why)
         if why or not most:
             return (), evaluation
         ordered = sorted(evaluation.utterances, key=lambda one: (one.wer, one.source.id))
-        known = [one.source.id for one in ordered] or self._chosen(test.store)
+        known = [one.source.id for one in ordered] or test.selection.ids
         places = np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int)
         ids = [known[place] for place in places.tolist()]
         lower = self.checkpoint.config.data.lower
-        drawn = attention_pictures(
-            self.model,
-            test.store,
-            self.checkpoint.fingerprints.outputs,
-            ids,
-            test.folder / ATTENTION,
-            audio=audio,
-            hypotheses={one.source.id: one.source.pred_text for one in ordered},
-            words=self.words,
-            texts={one.source.id: cleaned(one.source.text, lower) for one in ordered},
-        )
+        try:
+            drawn = attention_pictures(
+                self.model,
+                test.store,
+                self.checkpoint.fingerprints.outputs,
+                ids,
+                test.folder / ATTENTION,
+                audio=audio,
+                hypotheses={one.source.id: one.source.pred_text for one in ordered},
+                words=self.words,
+                texts={one.source.id: cleaned(one.source.text, lower) for one in ordered},
+            )
+        except (EvaluationError, StoreError, ImportError, OSError) as error:
+            return (), evaluation.without(ATTENTION, error)  # a night of decoding is worth more than its pictures
         if not drawn.timings and not drawn.left_out:
             return drawn.pictures, evaluation
         source = "the corpus's column words" if self.words is None else str(self.request.word_times)

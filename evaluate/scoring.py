@@ -12,12 +12,12 @@ from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.evaluation import Edits, Evaluation, Score, Scored
 from encodeonce.evaluate.hypotheses import Hypothesis
 from encodeonce.evaluate.metrics.counts import Counts, count_pairs
-from encodeonce.evaluate.metrics.intervals import Bootstrap, Clusters
+from encodeonce.evaluate.metrics.intervals import FEWEST_UTTERANCES, Bootstrap, Clusters
 from encodeonce.evaluate.metrics.labels import label_scores
 from encodeonce.evaluate.metrics.meaning import bert_scores, meaning_scores
 from encodeonce.evaluate.metrics.translation import bleu, chrf
 from encodeonce.evaluate.metrics.word_errors import signature_of
-from encodeonce.evaluate.normalise import RAW, Normaliser, code_of, find_normaliser, is_unspaced
+from encodeonce.evaluate.normalise import RAW, Normaliser, code_of, find_normaliser, is_code, is_unspaced
 from encodeonce.evaluate.progress import EvaluationProgress
 from encodeonce.store.errors import StoreError
 
@@ -46,8 +46,8 @@ class ScoreOptions:
     """How to score.
 
     Attributes:
-        language: a code such as `en`; None: the one that all hypotheses name. Where they name none, or several, texts are compared by
-            the basic normaliser, and the evaluation says so.
+        language: a code such as `en`; None: the one that all hypotheses name, by its code or in English. Where they name none, several,
+            or one that is not known, texts are compared by the basic normaliser, and the evaluation says so.
         bert: for BERTScore: minilm-l6, a folder, a name that bert-score knows, or a hub id; None: what is at hand.
         leave_out: names of `METRICS`.
         device: where BERTScore is computed.
@@ -143,8 +143,8 @@ class _Work:
     meaning: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        named = sorted({code_of(one.language) for one in self.known if one.language is not None})
-        self.language = self.options.language or (named[0] if len(named) == 1 else None)
+        named = sorted({code_of(one.language) for one in self.known if one.language})
+        self.language = self.options.language or (named[0] if len(named) == 1 and is_code(named[0]) else None)
         # Texts in several languages without spaces are all counted by letters.
         comparable = named[0] if named and all(map(is_unspaced, named)) else None
         self.normaliser: Normaliser = find_normaliser(self.language or comparable)
@@ -163,8 +163,9 @@ class _Work:
     def intervals(self) -> str:
         """What they are."""
         clusters = self.bootstrap.clusters
-        if clusters.count < clusters.fewest:
-            return f"none, {clusters.described}: {clusters.fewest} or more are needed"
+        if not clusters.enough(np.ones(len(self.known))):
+            what = "" if clusters.over == "utterances" else " utterances"
+            return f"none, {clusters.described}: {FEWEST_UTTERANCES}{what} or more are needed"
         return f"{100 * LEVEL:g} %, {self.options.resamples:,} resamples of {clusters.described}"
 
     def add(self, name: str) -> None:

@@ -7,7 +7,7 @@ from encodeonce.evaluate.audio import audio_files, corpus_audio, with_audio
 from encodeonce.evaluate.decoding.flags import flags_of
 from encodeonce.evaluate.decoding.lines import ORIGIN
 from encodeonce.evaluate.errors import EvaluationError
-from encodeonce.evaluate.finish import Finished, Wanted, find_earlier, finish
+from encodeonce.evaluate.finish import Finished, Wanted, check_ids, finish
 from encodeonce.evaluate.formats.find import Texts, read_texts
 from encodeonce.evaluate.formats.pairing import MISSING, Paired, alone, named, pair
 from encodeonce.evaluate.hypotheses import Hypothesis
@@ -44,13 +44,12 @@ def evaluate_texts(request: TextsRequest, wanted: Wanted, progress: EvaluationPr
         EvaluationError: a file that cannot be read, or ids that do not fit; the message names file, line and ids.
     """
     name = request.split or request.hypotheses.stem
-    if wanted.compare is not None:
-        find_earlier(wanted.compare, name)
     folder = request.output or request.hypotheses.with_name(f"{request.hypotheses.stem}-evaluation")
     if (folder / ORIGIN).exists():
         raise EvaluationError(f"{folder} holds what a checkpoint wrote: give another folder with --output")
     found = _read(request, progress)
-    hypotheses = [_flagged(one) for one in found.hypotheses]
+    check_ids(wanted, name, [one.id for one in found.hypotheses if one.text is not None])
+    hypotheses = [_flagged(one, wanted.scoring.language or one.language) for one in found.hypotheses]
     if request.audio is not None:
         hypotheses = with_audio(hypotheses, corpus_audio(request.audio, name), request.audio)
     if found.missing:
@@ -71,11 +70,11 @@ def evaluate_texts(request: TextsRequest, wanted: Wanted, progress: EvaluationPr
     return {name: finish(name, evaluation, folder, wanted, Extras(audio=audio_files(hypotheses)))}
 
 
-def _flagged(one: Hypothesis) -> Hypothesis:
+def _flagged(one: Hypothesis, language: str | None) -> Hypothesis:
     """With what is suspicious about its text, beside what the file says of it."""
     if MISSING in one.flags:
         return one
-    found = flags_of(one.pred_text, one.duration, ended=True, language=one.language)
+    found = flags_of(one.pred_text, one.duration, ended=True, language=language)
     return replace(one, flags=tuple(dict.fromkeys([*one.flags, *found])))
 
 

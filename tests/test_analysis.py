@@ -191,6 +191,9 @@ def test_too_few_groups_have_no_interval() -> None:
     assert ratio_interval(np.full(9, 2), np.full(9, 10)) is None
     assert ratio_interval(np.array([5] + [0] * 30), np.full(31, 10)) is None
     assert analysed([counted(1, 4, "a", seconds=1)] * 5).by_duration[0].interval is None
+    of_six = [counted(number % 5, 4, f"s{number % 6}") for number in range(12)]
+    assert analysed(of_six).by_length[0].interval is not None
+    assert analysed([*of_six[:9], counted(5, 8, "s0")]).by_length[0].interval is None
 
 
 def test_intervals_are_over_speakers_where_there_are_enough() -> None:

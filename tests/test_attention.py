@@ -1,6 +1,7 @@
 """Attention that is shown: equal to transformers' own, placed in time, measured, aligned with words, drawn."""
 
 import json
+import sys
 from dataclasses import replace
 
 import matplotlib.image
@@ -11,7 +12,7 @@ import torch
 from encodeonce.evaluate.attention.alignment import Word, centre_errors, monotone_cuts, spread_evenly, word_times
 from encodeonce.evaluate.attention.capture import Attention, Writing, read_attention, why_no_attention
 from encodeonce.evaluate.attention.measures import coverage, diagonality, entropy, reading, spearman
-from encodeonce.evaluate.attention.pictures import Drawn, attention_pictures
+from encodeonce.evaluate.attention.pictures import Drawn, attention_pictures, log_mel
 from encodeonce.evaluate.attention.references import force_align, own_word_times, read_word_times
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.store import FeatureStore, FeatureWriter, NewUtterance, Output
@@ -30,6 +31,7 @@ from streams import make_store
 from test_qformer import blip2_like
 from torch import Tensor
 from torch.nn import functional as F
+from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
 D, RATE = 10, 50.0
 OUTPUT = Output("layer-01", D, "float32", "hidden_states[1]")
@@ -273,6 +275,17 @@ def test_forced_alignment_finds_words_where_ctc_hears_them():
         force_align(posteriors, alphabet, "ax", 0.1)
     with pytest.raises(EvaluationError, match="do not fit into 11 frames"):
         force_align(posteriors, alphabet, "ab ab ab ab ab", 0.1)
+
+
+def test_a_spectrogram_is_torchaudios_and_needs_none(monkeypatch):
+    samples, rate = np.random.default_rng(0).normal(0, 0.1, 9000).astype(np.float32), 16_000
+    samples[3000:] *= 1e-5
+    theirs = MelSpectrogram(rate, n_fft=512, hop_length=160, n_mels=80, pad_mode="constant")
+    expected = AmplitudeToDB(top_db=70)(theirs(torch.from_numpy(samples))).numpy()
+    for name in ("torchaudio", "torchaudio.transforms", "transformers.audio_utils"):  # the last imports the first
+        monkeypatch.setitem(sys.modules, name, None)
+    np.testing.assert_allclose(log_mel(samples, rate), expected, atol=1e-3)
+    assert log_mel(samples[:99], rate).shape == (80, 1)
 
 
 GRID = """File type = "ooTextFile"

@@ -131,6 +131,13 @@ def test_what_has_no_times_or_those_of_a_whole_recording_is_told_and_left_out(pl
     assert "Not held against word times: there are no word times of it." in text
 
 
+def test_what_is_drawn_unless_told_is_held_against_word_times(place, told, tmp_path):
+    times = ctm(tmp_path / "times.ctm", told)
+    done = evaluate(place / "qformer", "--split", "dev", "--output", tmp_path / "out", "--word-times", times)
+    assert done.status == 0, done.err
+    assert "words in 3\u00a0utterances, against known times: 0.000 s off by attention" in done.err
+
+
 def test_word_times_that_can_serve_nothing_are_refused_before_anything_is_decoded(place, told, tmp_path):
     times, out = ctm(tmp_path / "times.ctm", told), tmp_path / "out"
     command = (place / "qformer", "--split", "dev", "--output", out, "--word-times")
@@ -139,8 +146,7 @@ def test_word_times_that_can_serve_nothing_are_refused_before_anything_is_decode
     texts = tmp_path / "hyp.jsonl"
     texts.write_text('{"id": "a", "text": "a", "pred_text": "a"}\n')
     for arguments, why in (
-        ((*command, times), "--word-times needs --attention N"),
-        ((*command, times, "--attention", "0"), "--word-times needs --attention N"),
+        ((*command, times, "--attention", "0"), "--attention 0 draws nothing"),
         ((*command, times, "--attention", "1", "--no-report"), "--no-report draws nothing"),
         (("--hypotheses", texts, "--word-times", times), "--word-times belongs to CHECKPOINT"),
         ((*command, tmp_path / "none", "--attention", "1"), "does not exist"),

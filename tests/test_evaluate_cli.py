@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 import yaml
 from commands import Done, run
+from encodeonce.evaluate import finish
+from encodeonce.evaluate import run as evaluate_run
 from encodeonce.evaluate.cli import main
+from encodeonce.evaluate.decoding import flags
 from encodeonce.evaluate.decoding import run as decoding_run
+from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.formats.find import read_texts
 from encodeonce.evaluate.formats.pairing import alone
 from encodeonce.store import FeatureStore, FeatureWriter, NewUtterance, Output
+from encodeonce.store.errors import StoreError
 from encodeonce.train.cli import main as train_main
 
 LETTERS = "abcdef "
@@ -33,7 +38,7 @@ def one_hot(text: str, seed: int) -> np.ndarray:
     return clear + np.random.default_rng(seed).normal(0, 0.25, clear.shape).astype(np.float32)
 
 
-def write_split(folder: Path, encoder: str, split: str, count: int, text: bool = True) -> None:
+def write_split(folder: Path, encoder: str, split: str, count: int, text: bool = True, **metadata: Any) -> None:
     said = {f"{split}-{i:02d}": text_of(i + len(split)) for i in range(count)}
     utterances = [
         NewUtterance(
@@ -42,7 +47,7 @@ def write_split(folder: Path, encoder: str, split: str, count: int, text: bool =
             text=words.upper() if text else None,
             speaker="tuvwxyz"[i % 7],
             translations={"de": f"satz {words}"},
-            metadata={"intent": ["go", "stay"][i % 2]},
+            metadata={"intent": ["go", "stay"][i % 2], **metadata},
         )
         for i, (name, words) in enumerate(said.items())
     ]
@@ -57,7 +62,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 40), ("dev", 9), ("other", 8)):
         write_split(folder / "store", "toy", split, count)
     write_split(folder / "store", "toy", "mute", 3, text=False)
+    write_split(folder / "store", "toy", "counted", 3, words=2)
     write_split(folder / "strange", "another", "dev", 3)
+    (folder / "earlier").mkdir()
+    (folder / "earlier" / "samples.jsonl").write_text('{"id": "other-00", "text": "a", "pred_text": "a"}\n')
+    (folder / "sounds" / "dev").mkdir(parents=True)
+    (folder / "sounds" / "dev" / "somebody.wav").write_bytes(b"")
     (folder / "latin").write_bytes(b"na\xefve")
     small = {"data": {"store": str(folder / "store"), "train": ["train"], "dev_where": "speaker == 't'"}}
     ctc = {"adapter": {"name": "concat-mlp", "concat": 1, "hidden": 32}, "objectives": {"ctc": {}}}
@@ -88,11 +98,11 @@ def written_in(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_checkpoint_is_scored_as_jiwer_scores_what_it_wrote(place, tmp_path):
     out = tmp_path / "out"
-    done = evaluate(place / "ctc", "--split", "dev", "--output", out, "--json", "--language", "en")
+    done = evaluate(place / "ctc", "--split", "train", "--output", out, "--json", "--language", "en")
     assert done.status == 0, done.err
     (found,) = done.json["splits"]
     lines = written_in(out)
-    assert [line["id"] for line in lines] == FeatureStore(place / "store", split="dev").ids
+    assert [line["id"] for line in lines] == FeatureStore(place / "store", split="train").ids
     wanted = jiwer.process_words([line["text"].lower() for line in lines], [line["pred_text"] for line in lines])
     assert found["scores"]["wer"]["value"] == wanted.wer
     assert found["scores"]["wer"]["counts"]["substitutions"] == wanted.substitutions
@@ -101,12 +111,12 @@ def test_a_checkpoint_is_scored_as_jiwer_scores_what_it_wrote(place, tmp_path):
     low, high = found["scores"]["wer"]["interval"]
     assert low <= wanted.wer <= high
     shown = done.out.splitlines()
-    assert shown[0].split() == ["dev"]
+    assert shown[0].split() == ["train"]
     assert f"{100 * wanted.wer:.2f} %" in next(line for line in shown if line.startswith("WER "))
     assert f"Report: {out / 'report.html'}" in shown
-    assert "Decoded 9 utterances of dev" in done.err
+    assert "Decoded 40 utterances of train" in done.err
     config = json.loads((out / "results.json").read_text())["config"]
-    assert (config["split"], config["step"], config["decoding"]["writer"]) == ("dev", 40, "ctc")
+    assert (config["split"], config["step"], config["decoding"]["writer"]) == ("train", 40, "ctc")
     assert str(place / "ctc") in config["checkpoint"]
 
 
@@ -122,6 +132,7 @@ def test_the_same_command_decodes_nothing_again_and_another_one_is_refused(place
     assert again.status == 0, again.err
     assert again.out == first.out
     assert "Read 9 utterances of dev, decoded before" in again.err
+    monkeypatch.setattr(evaluate_run, "open_model", None)
     other = evaluate(*command, "--where", "speaker != 't'")
     assert other.status == 2
     assert "where" in other.err.splitlines()[-1]
@@ -188,6 +199,53 @@ def test_attention_is_drawn_where_an_adapter_has_queries(place, tmp_path):
     assert "No attention to show" in none.err
 
 
+def test_pictures_that_cannot_be_drawn_do_not_cost_the_report(place, tmp_path, monkeypatch):
+    """A column `words` that is something else is none of word times; and what else goes wrong is told."""
+    command = (place / "qformer", "--split", "counted", "--output", tmp_path)
+    done = evaluate(*command)
+    assert done.status == 0, done.err
+    assert len(list((tmp_path / "attention").glob("*-heads.png"))) == 3
+    assert "word times" not in done.err
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise EvaluationError("the queries look away")
+
+    monkeypatch.setattr(evaluate_run, "attention_pictures", fail)
+    done = evaluate(*command)
+    assert done.status == 0, done.err
+    assert "Not computed: Attention: the queries look away" in done.out
+    assert "the queries look away" in (tmp_path / "report.html").read_text()
+    skipped = json.loads((tmp_path / "results.json").read_text())["skipped"]
+    assert skipped["qformer on counted"]["attention"] == "the queries look away"
+
+
+def test_queries_that_write_no_text_tell_no_time(place, tmp_path):
+    (tmp_path / "times.ctm").write_text("dev-00 1 0.1 0.2 some\n")
+    done = evaluate(
+        *(place / "contrast", "--split", "dev", "--output", tmp_path / "out"),
+        *("--word-times", tmp_path / "times.ctm", "--attention", "9"),
+    )
+    assert done.status == 0, done.err
+    assert "1 of 9 drawn (dev-00): this adapter's queries write no text" in done.err
+    none = evaluate(
+        *(place / "ctc", "--split", "dev", "--output", tmp_path / "ctc", "--word-times", tmp_path / "times.ctm")
+    )
+    assert none.status == 0, none.err
+    assert "No attention to show" in none.err
+
+
+def test_flags_are_those_of_the_language_that_is_given(place, tmp_path, monkeypatch):
+    """Letters without spaces are a word in most languages, and many in Chinese."""
+    monkeypatch.setattr(flags, "LETTERS_PER_SECOND", 1.0)
+    command = (place / "ctc", "--split", "other", "--no-report", "--json", "--output", tmp_path)
+    shares = [evaluate(*command, *more).split["scores"]["flagged"]["value"] for more in ((), ("--language", "zh"), ())]
+    assert shares == [0, 1, 0]
+    write_texts(tmp_path, hyp_jsonl='{"id": "a", "text": "b", "pred_text": "abcdefgh", "duration": 0.5}\n')
+    texts = ("--hypotheses", tmp_path / "hyp.jsonl", "--no-report", "--json")
+    for more, flagged in (((), 0), (("--language", "zh"), 1)):
+        assert evaluate(*texts, *more).split["scores"].get("flagged", {"value": 0})["value"] == flagged
+
+
 def test_translations_are_scored_as_such(place, tmp_path):
     done = evaluate(
         place / "ctc", "--split", "dev", "--target", "translation:de", "--output", tmp_path, "--json", "--no-report"
@@ -243,6 +301,19 @@ def test_a_comparison_is_paired_over_the_utterances_in_common(place, tmp_path):
     assert "no difference that chance does not explain" in done.out
 
 
+def test_a_comparison_that_cannot_be_made_does_not_cost_the_report(place, tmp_path):
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "samples.jsonl").write_text('{"id": "dev-00", "text": "other words", "pred_text": "a"}\n')
+    (tmp_path / "earlier" / "results.json").write_text('{"results": {"earlier": {}}}')
+    done = evaluate(
+        place / "ctc", "--split", "dev", "--output", tmp_path / "out", "--compare", tmp_path / "earlier", "--json"
+    )
+    assert done.status == 0, done.err
+    assert done.split["comparison"] is None
+    assert "1 of 1 utterances have another reference in earlier" in done.split["skipped"]["comparison"]
+    assert "have another reference in earlier" in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -252,12 +323,14 @@ def test_a_comparison_is_paired_over_the_utterances_in_common(place, tmp_path):
         (["--hypotheses", "{place}/ctc.yaml", "--beams", "4"], "--beams belongs to CHECKPOINT"),
         (["{place}/nothing"], "nothing is no checkpoint"),
         (["{place}/ctc", "--split", "dve"], "no split 'dve'"),
-        (["{place}/ctc"], "several splits, and none was named; there are: dev, mute, other, train"),
+        (["{place}/ctc"], "several splits, and none was named; there are: counted, dev, mute, other, train"),
         (["{place}/ctc", "--split", "dev", "--store", "{place}/strange"], "encoder another against toy"),
         (["{place}/ctc", "--split", "dev", "--store", "{place}/nowhere"], "nowhere is no folder"),
         (["{place}/ctc", "--split", "dev", "--where", "speaker == 'q'"], "nothing to decode"),
+        (["{place}/contrast", "--split", "dev", "--where", "speaker == 'q'"], "nothing to decode"),
+        (["{place}/contrast", "--split", "mute"], "that are asked for has a text to compare with"),
         (["{place}/ctc", "--split", "dev", "--where", "speker == 't'"], "no column 'speker'"),
-        (["{place}/ctc", "--split", "mute"], "none of the 3 hypotheses has a reference"),
+        (["{place}/ctc", "--split", "mute"], "that are asked for has a text to compare with: take another split"),
         (["{place}/ctc", "--split", "dev", "--target", "translation:fr"], "did you mean translation:de?"),
         (["{place}/ctc", "--split", "dev", "--writer", "llm"], "this checkpoint was trained for ctc"),
         (["{place}/ctc", "--split", "dev", "--temperature", "2"], "has no use with method=greedy"),
@@ -266,17 +339,25 @@ def test_a_comparison_is_paired_over_the_utterances_in_common(place, tmp_path):
         (["{place}/ctc", "--split", "dev", "--leave-out", "were"], "were cannot be left out"),
         (["{place}/ctc", "--split", "dev", "--compare", "{place}"], "give the folder of an earlier evaluation of dev"),
         (["{place}/ctc", "--compare", "{place}", "--task", "labels"], "--compare tests word error rates"),
+        (["{place}/ctc", "--compare", "{place}/earlier", "--leave-out", "wer"], "--leave-out wer has none"),
+        (["{place}/contrast", "--compare", "{place}/earlier"], "word error rates, and this checkpoint writes no text"),
+        (
+            ["{place}/ctc", "--split", "dev", "--compare", "{place}/earlier"],
+            "such as dev-01, but others, such as other-00: give the folder of an earlier evaluation of dev",
+        ),
         (["{place}/ctc", "--split", "dev", "--prompt", "{place}/latin"], "latin, line 1: byte 3 (0xef) is no UTF-8"),
         (["{place}/ctc", "--split", "dev", "--audio", "{place}"], "no split 'dev' under"),
+        (["{place}/ctc", "--split", "dev", "--audio", "{place}/sounds"], "has an id such as dev-01; give the corpus"),
         (["{place}/ctc", "--split", "dev", "--also", "kaldi"], "'kaldi' is not one of"),
     ],
 )
-def test_bad_input_is_a_line_that_names_the_way_out(place, tmp_path, arguments, told):
+def test_bad_input_is_a_line_that_names_the_way_out(place, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.setattr(evaluate_run, "open_model", None)  # it is refused before that
     done = evaluate(*(argument.format(place=place) for argument in arguments), "--output", tmp_path / "out")
     assert done.status == 2, done.out + done.err
     assert told in done.err, done.err
     assert "Traceback" not in done.err
-    assert not list(tmp_path.rglob("results.json"))
+    assert not (tmp_path / "out").exists()
 
 
 def write_texts(folder: Path, **files: str) -> None:
@@ -333,6 +414,25 @@ def test_files_of_other_toolkits_hold_what_was_compared(tmp_path):
         assert [(entry.id, entry.text) for entry in entries] == [(one[0], one[place]) for one in wanted]
     assert (tmp_path / "errs-hyp.txt").read_text().startswith("%WER = 66.67\n")
     assert "|hyp|2|3|33.3|33.3|33.3|0.0|66.7|100.0|" in (tmp_path / "espnet.md").read_text()
+
+
+def test_results_are_written_when_everything_else_is(tmp_path, monkeypatch):
+    """They are what a sweep takes for the end of an evaluation."""
+
+    def fail(*arguments: Any) -> None:
+        raise StoreError("the disk is full")
+
+    write_texts(tmp_path, hyp_jsonl='{"id": "a(b)", "pred_text": "a", "text": "a"}\n')
+    command = ("--hypotheses", tmp_path / "hyp.jsonl", "--output", tmp_path / "out")
+    monkeypatch.setitem(finish.WRITERS, "espnet", fail)
+    for more, told in (
+        (("--also", "espnet"), "the disk is full"),
+        (("--also", "espnet", "--no-report"), "the disk is full"),
+        (("--also", "sclite"), "id 'a(b)' cannot stand in ref.trn"),
+    ):
+        done = evaluate(*command, *more)
+        assert (done.status, told in done.err) == (2, True)
+        assert not list(tmp_path.rglob("results.json"))
 
 
 def test_a_metric_that_cannot_be_had_is_told_with_the_way_out(tmp_path):

@@ -231,6 +231,13 @@ def test_without_references_there_is_a_report(tmp_path: Path) -> None:
     assert read_hypotheses(tmp_path / "samples.jsonl")[0].pred_text == "what was <written>"
 
 
+def test_results_are_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encodeonce.evaluate.report.page.html_of", None)
+    with pytest.raises(TypeError):
+        write_report(tmp_path, evaluate(hypotheses(3)))
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):

@@ -1,11 +1,13 @@
 """An evaluation has every metric of its task, each as its own library computes it, and says what it could not have."""
 
+from dataclasses import replace
+
 import jiwer
 import pytest
 from encodeonce.evaluate import scoring
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.hypotheses import Hypothesis
-from encodeonce.evaluate.normalise import find_normaliser
+from encodeonce.evaluate.normalise import find_normaliser, is_unspaced
 from encodeonce.evaluate.scoring import ScoreOptions, score
 from encodeonce.store.errors import StoreError
 from sacrebleu.metrics import BLEU, CHRF
@@ -20,6 +22,11 @@ def hypotheses(**changed: object) -> list[Hypothesis]:
         Hypothesis(f"u{number}", written, said, 2.0, f"s{number}", "en", 0.5, **changed)  # pyrefly: ignore
         for number, (said, written) in enumerate(zip(SAID, WRITTEN, strict=True))
     ]
+
+
+def twice() -> list[Hypothesis]:
+    """Enough of them for intervals."""
+    return [*hypotheses(), *(replace(one, id=f"{one.id} again") for one in hypotheses())]
 
 
 def test_rates_are_jiwers_of_the_same_texts():
@@ -37,9 +44,10 @@ def test_rates_are_jiwers_of_the_same_texts():
     kinds = ("hits", "substitutions", "deletions", "insertions")
     assert [counts[kind] for kind in kinds] == [getattr(words, kind) for kind in kinds]
     assert (counts["empty_references"], counts["resampled_speakers"]) == (1, len(SAID))
-    assert all(
-        one.interval and one.interval[0] <= one.value <= one.interval[1] for one in list(found.scores.values())[:5]
-    )
+    for one in list(score(twice(), ScoreOptions(leave_out=QUICK)).scores.values())[:5]:
+        assert one.interval
+        assert one.interval[0] <= one.value <= one.interval[1]
+        assert one.value == found.scores[one.name].value
     assert sum(one.words.errors for one in found.utterances) == sum(counts[kind] for kind in kinds[1:])
     assert [(one.reference, one.hypothesis) for one in found.utterances] == list(zip(*clean, strict=True))
     assert found.utterances[2].wer == 2
@@ -71,7 +79,14 @@ def test_texts_in_several_languages_without_spaces_are_counted_by_letters():
 
 
 @pytest.mark.parametrize(
-    ("given", "named", "said"), [("de", "en", "de has no"), (None, None, "no language"), (None, "de", "de has")]
+    ("given", "named", "said"),
+    [
+        ("de", "English", "de has no"),
+        (None, None, "no language"),
+        (None, "de", "de has"),
+        (None, "German", "de has"),
+        (None, "Klingon", "the utterances are in klingon: "),
+    ],
 )
 def test_a_language_without_a_normaliser_is_said_and_the_basic_one_used(given, named, said):
     found = score([Hypothesis("a", "Ja!", "ja", language=named)], ScoreOptions(language=given, leave_out=QUICK))
@@ -80,6 +95,24 @@ def test_a_language_without_a_normaliser_is_said_and_the_basic_one_used(given, n
     assert found.config["normaliser"].startswith("whisper-basic+marks|")
     assert found.scores["wer"].value == 0
     assert found.scores["wer"].interval is None
+
+
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [
+        ("English", "en"),
+        ("en_GB", "en"),
+        ("Haitian Creole", "ht"),
+        ("Mandarin", "zh"),
+        ("lzh", "lzh"),
+        ("Tlhingan", None),
+    ],
+)
+def test_a_language_may_be_named_in_english(named, code):
+    found = score([Hypothesis("a", "Two words", "2 words", language=named)], ScoreOptions(leave_out=QUICK))
+    assert found.config["language"] == code
+    assert (found.scores["wer"].value == 0) == (code == "en")
+    assert is_unspaced(named) == (code in ("zh", "lzh"))
 
 
 def test_utterances_in_several_languages_are_said_and_regions_of_one_are_none():
@@ -137,9 +170,15 @@ def test_labels_have_their_table():
 
 def test_the_same_seed_gives_the_same_evaluation_and_another_other_intervals():
     options = ScoreOptions(leave_out=QUICK, resamples=300)
-    assert score(hypotheses(), options) == score(hypotheses(), options)
-    other = score(hypotheses(), ScoreOptions(leave_out=QUICK, resamples=300, seed=1))
-    assert other.scores["cer"].interval != score(hypotheses(), options).scores["cer"].interval
+    assert score(twice(), options) == score(twice(), options)
+    other = score(twice(), ScoreOptions(leave_out=QUICK, resamples=300, seed=1))
+    assert other.scores["cer"].interval != score(twice(), options).scores["cer"].interval
+
+
+def test_few_utterances_have_no_interval_however_many_speak():
+    found = score(hypotheses(), ScoreOptions(leave_out=QUICK))
+    assert found.config["intervals"] == "none, 7 speakers: 10 utterances or more are needed"
+    assert all(one.interval is None for one in found.scores.values())
 
 
 def test_what_is_given_of_the_run_stays_beside_how_it_was_scored():

@@ -127,7 +127,17 @@ def test_a_degenerate_utterance_among_few_gives_no_interval():
     assert few.ratio(errors[12:], words[12:]) is few.mean(errors[12:]) is None
     assert Bootstrap(Clusters.find(None, 20)).ratio(errors, words) is None  # 8 of 20 have words
     assert Bootstrap(Clusters.find(None, 20)).mean(errors) is not None
-    assert Bootstrap(Clusters.find([*"abcdef"], 6)).mean(np.arange(6)) is not None
+
+
+def test_as_few_utterances_give_no_interval_whoever_speaks():
+    errors, words = np.array([500, *[0] * 11]), np.array([1, *[8] * 11])
+    for count in (6, 9):
+        speakers = Bootstrap(Clusters.find([f"s{number % 6}" for number in range(count)], count))
+        assert speakers.clusters.over == "speakers"
+        assert speakers.ratio(errors[:count], words[:count]) is speakers.interval(np.arange(9.0)) is None
+    enough = Bootstrap(Clusters.find([*"abcdef"] * 2, 12))
+    assert enough.ratio(errors, words * np.array([1] * 9 + [0] * 3)) is None  # 9 of 12 have words
+    assert enough.ratio(errors, words) is not None
 
 
 def p_values(speakers: int, advantage: float, by_speaker: bool = True, tests: int = 600) -> np.ndarray:

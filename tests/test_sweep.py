@@ -23,10 +23,11 @@ from encodeonce.evaluate.sweep.expand import expand
 from encodeonce.evaluate.sweep.grid import parse_grid
 from encodeonce.evaluate.sweep.make import Made, make_table
 from encodeonce.evaluate.sweep.plan import Programs, flags
+from encodeonce.evaluate.sweep.plot import draw
 from encodeonce.evaluate.sweep.pools import Here, Pool, pool_of
 from encodeonce.evaluate.sweep.table import Cell, Column, Measured, Result, tabulate
 from encodeonce.evaluate.sweep.wording import shown
-from encodeonce.evaluate.sweep.write import Told, as_object, csv_of, markdown, write_pages
+from encodeonce.evaluate.sweep.write import Told, as_object, csv_of, markdown, notes, write_pages
 from encodeonce.store.reader import FeatureStore
 from encodeonce.train.configure import load_config
 from hypothesis import given, settings
@@ -83,6 +84,8 @@ folder.mkdir(parents=True, exist_ok=True)
     "signatures": {title: {"wer": "one", "bleu": "two"}},
     "skipped": {title: {"meaning": "no BERT"}},
 }))
+if (Path(os.environ.get("WISHES", ".")) / f"late{beams}").exists():
+    sys.exit("error: killed at the very end")
 print("{}")
 """
 
@@ -206,6 +209,18 @@ def test_an_evaluation_that_fails_leaves_the_others(sweeping):
     assert not sweeping(grid=one, evaluate=both, retry_failed=True).swept.failed
     assert sweeping.begun() == {"queries10-seed0": 1}
     assert sweeping.failures() == []
+
+
+def test_an_evaluation_that_ends_with_an_error_has_failed_whatever_it_wrote(sweeping):
+    (sweeping.wishes / "late0").write_text("")
+    one = {"queries": [10]}
+    made = sweeping(grid=one)
+    assert made.swept.failed == ["queries10-seed0"]
+    assert made.lines[2] == "| 10 | 10,000 | failed | failed |"
+    assert [failure["reason"] for failure in sweeping.failures()] == ["killed at the very end"]
+    assert sweeping(grid=one).swept.failed == ["queries10-seed0"]
+    (sweeping.wishes / "late0").unlink()
+    assert sweeping(grid=one, retry_failed=True).swept.done == ["queries10-seed0"]
 
 
 BEAMS: dict[str, Any] = {"greedy": None, "three": {"evaluate": {"beams": 3}}, "five": {"evaluate": {"beams": 5}}}
@@ -440,6 +455,21 @@ def test_the_files_say_the_same_and_escape_what_they_are_given(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_cells_that_do_not_compare_have_no_best_one():
+    results = [
+        Result(f"{name}-0", {"some": name}, 0, {"dev": Measured({"wer": value}, signatures={"wer": f"by {way}"})})
+        for name, value, way in (("a", 0.2, "letters"), ("b", 0.5, "words"))
+    ]
+    alike, apart = (tabulate(some, ["wer"], ["dev"]) for some in (results[:1], results))
+    assert alike.rows[0].cells[0].best
+    assert not any(row.cells[0].best for row in apart.rows)
+    said = "WER on dev was computed in several ways, so that its cells do not compare and none is the best"
+    assert said in " ".join(notes(apart))
+    told = "on dev computed in several ways, and values do not compare"
+    assert told in draw(apart, "wer")[0]
+    assert told not in draw(alike, "wer")[0]
+
+
 def test_runs_beside_a_grid_stand_in_its_first_column():
     results = [
         Result("a", {"adapter.layers": "2", "size": "small"}, 0, {"dev": Measured({"matching_accuracy": 0.5})}),
@@ -561,6 +591,13 @@ REFUSED = (
     (["evaluate.options={target: txt}"], "evaluate.options: data.target=txt: "),
     (["evaluate.options={device: tpu}"], "evaluate.options: "),
     (["evaluate.options={compare: nowhere}"], "evaluate.options: nowhere holds no samples.jsonl"),
+    (["evaluate.options={compare: ., leave_out: [wer]}"], "evaluate.options: --compare tests word error rates"),
+    (["evaluate.options={compare: ., task: translation}"], "and translation has none"),
+    (["evaluate.options={resynthesis: [nowhere]}"], "evaluate.options: nowhere/results.json holds no rates of a codec"),
+    (["evaluate.options={audio: nowhere}"], "run hidden8-seed0: evaluate.options: "),
+    (["evaluate.options={word_times: ., attention: 0}"], "evaluate.options: --word-times is for what is drawn"),
+    (["evaluate.options={word_times: ., report: false}"], "evaluate.options: --word-times is for what is drawn"),
+    ([f"evaluate.options={{word_times: {__file__}}}"], "is no line of a CTM file"),
     (["evaluate.options={help: true}"], "evaluate.options.help: a sweep sets it itself"),
     (["evaluate.options={references: x}"], "evaluate.options.references is of texts"),
     (["evaluate.options={language: {a: b}}"], "evaluate.options.language={'a': 'b'}: take a text"),

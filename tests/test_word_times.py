@@ -1,6 +1,7 @@
 """transcribe --words: where a Viterbi of our own finds the words, in the file's seconds; and who has none."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,17 @@ def test_who_has_no_ctc_over_characters_is_refused_before_anything_is_loaded(
     done = transcribe(checkpoint, made / "data" / "dev", "--words")
     assert done.status == 2
     assert told in done.err
+
+
+def test_a_machine_without_torchaudio_is_told_before_anything_is_loaded(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = train(made, "fbank", tmp_path.name)
+    (load_checkpoint(checkpoint).folder / "adapter.safetensors").write_bytes(b"never read")
+    monkeypatch.setitem(sys.modules, "torchaudio.functional", None)
+    done = transcribe(checkpoint, made / "data" / "dev", "--words")
+    assert done.status == 2
+    assert "times of words are told by torchaudio, which does not load: " in done.err
 
 
 @pytest.mark.parametrize(

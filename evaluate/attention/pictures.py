@@ -12,7 +12,7 @@ from encodeonce.evaluate.attention.capture import Attention, read_attention
 from encodeonce.evaluate.attention.draw import Scene, draw_entropy, draw_heads, draw_utterance
 from encodeonce.evaluate.attention.measures import Entropy, coverage, diagonality, entropy, reading
 from encodeonce.evaluate.attention.references import own_word_times
-from encodeonce.evaluate.attention.timing import Timing, check_times, time_words
+from encodeonce.evaluate.attention.timing import UNWRITTEN, Timing, check_times, time_words
 from encodeonce.evaluate.errors import EvaluationError
 from encodeonce.evaluate.report.extras import Picture
 from encodeonce.extract.audio import AudioError, read_audio
@@ -21,7 +21,9 @@ from encodeonce.store.reader import FeatureStore
 from encodeonce.store.utterance import StoredUtterance
 from encodeonce.train.model import AdapterModel
 
-MELS, HOP_SECONDS = 80, 0.01
+MELS, HOP_SECONDS, WINDOW_SAMPLES = 80, 0.01, 512
+DEPTH_DECIBELS = 70
+"""Of a spectrogram; what is softer by more than the loudest is drawn alike."""
 
 
 @dataclass
@@ -59,12 +61,13 @@ def attention_pictures(
         folder: where the PNG files go; it is made.
         audio: the file that an utterance is in; where it begins in it the store says. Without: the features are drawn.
         hypotheses: what was written, by id; without, the Q-Former writes by itself, where it can.
-        words: when each word is said, by id; where it has none, the corpus's own column `words`; else words are spread evenly.
+        words: when each word is said, by id; where it has none, the corpus's own column `words`; else words are spread evenly. None:
+            nobody asked, and a column `words` that is something else is passed over.
         texts: what was said, by id, as the model was trained to write it: where word times are known, those of attention are held
             against them.
 
     Raises:
-        StoreError: matplotlib is missing, or a file cannot be written. EvaluationError: damaged word times.
+        StoreError: matplotlib is missing, an utterance cannot be read, or a file cannot be written.
     """
     drawn = Drawn()
     entropies: list[Entropy] = []
@@ -74,7 +77,7 @@ def attention_pictures(
         if attention is None:
             continue
         known = _known(utterance, words)
-        timing = _held(model, utterance, outputs, (texts or {}).get(name), known)
+        timing = _held(model, utterance, outputs, attention, (texts or {}).get(name), known)
         scene = _scene(
             attention, utterance, outputs[0], (audio or {}).get(name), [] if isinstance(known, str) else known
         )
@@ -104,7 +107,11 @@ def _look(
 
 def _known(utterance: StoredUtterance, words: Mapping[str, Sequence[Word]] | None) -> list[Word] | str:
     """When the words of an utterance are said; or why that is not known, which is empty where nobody gave times."""
-    known = list((words or {}).get(utterance.id, ())) or own_word_times(utterance)
+    known = list((words or {}).get(utterance.id, ()))
+    try:
+        known = known or own_word_times(utterance)
+    except EvaluationError as error:
+        return "" if words is None else str(error)
     if not known:
         return "" if words is None else "there are no word times of it"
     try:
@@ -115,17 +122,24 @@ def _known(utterance: StoredUtterance, words: Mapping[str, Sequence[Word]] | Non
 
 
 def _held(
-    model: AdapterModel, utterance: StoredUtterance, outputs: Sequence[str], text: str | None, known: list[Word] | str
+    model: AdapterModel,
+    utterance: StoredUtterance,
+    outputs: Sequence[str],
+    attention: Attention,
+    text: str | None,
+    known: list[Word] | str,
 ) -> Timing | str:
     """How far attention's words are from the known ones; or why that cannot be told."""
     if isinstance(known, str):
         return known
+    if attention.writing is None:
+        return UNWRITTEN
     if not text:
         return "what is said in it is not known"
-    attention = _look(model, utterance, outputs, text)
+    saying = _look(model, utterance, outputs, text)
     try:
-        assert attention is not None
-        return time_words(attention, text, known)
+        assert saying is not None
+        return time_words(saying, text, known)
     except EvaluationError as error:
         return str(error)
 
@@ -197,9 +211,7 @@ def _scene(
 
 
 def _spectrogram(utterance: StoredUtterance, audio: Path) -> np.ndarray | None:
-    """`[mels, T]` decibels of the utterance's part of a file; None where that cannot be read."""
-    from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
-
+    """`[MELS, T]` decibels of the utterance's part of a file; None where that cannot be read."""
     rate, record = utterance.store.sample_rate, utterance.record
     try:
         duration = None if record["offset"] is None else utterance.duration
@@ -207,8 +219,26 @@ def _spectrogram(utterance: StoredUtterance, audio: Path) -> np.ndarray | None:
         samples = read_audio(place, rate)
     except AudioError:
         return None
-    mel = MelSpectrogram(rate, n_fft=512, hop_length=round(HOP_SECONDS * rate), n_mels=MELS)
-    return AmplitudeToDB(top_db=70)(mel(torch.from_numpy(samples))).numpy()
+    return log_mel(samples, rate)
+
+
+def log_mel(samples: np.ndarray, rate: int) -> np.ndarray:
+    """`[MELS, T]` decibels of `[samples]`, a column each `HOP_SECONDS`: torchaudio's, which not every machine can load."""
+    hop, window = round(HOP_SECONDS * rate), torch.hann_window(WINDOW_SAMPLES)
+    spectrum = torch.stft(
+        torch.from_numpy(samples), WINDOW_SAMPLES, hop, window=window, pad_mode="constant", return_complex=True
+    )
+    decibels = 10 * np.log10((_mel_filters(len(spectrum), rate) @ spectrum.abs().square().numpy()).clip(1e-10))
+    return decibels.clip(decibels.max() - DEPTH_DECIBELS)
+
+
+def _mel_filters(bins: int, rate: int) -> np.ndarray:
+    """`[MELS, bins]`: triangles from 0 to half the rate, evenly spaced in HTK's mel, 2595 log10(1 + f / 700)."""
+    highest = 2595 * np.log10(1 + rate / 1400)
+    edges = 700 * (10 ** (np.linspace(0, highest, MELS + 2) / 2595) - 1)
+    width, frequencies = np.diff(edges)[:, None], np.linspace(0, rate / 2, bins)
+    rising, falling = (frequencies - edges[:-2, None]) / width[:-1], (edges[2:, None] - frequencies) / width[1:]
+    return np.minimum(rising, falling).clip(0)
 
 
 def _features(values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,22 @@ def own_word_times(utterance: StoredUtterance) -> list[Word]:
         ) from None
 
 
+def load_aligner() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """torchaudio's forced alignment.
+
+    Raises:
+        EvaluationError: torchaudio does not load, as beside a torch that it was not built for.
+    """
+    try:
+        from torchaudio.functional import forced_align
+    except (ImportError, OSError) as error:
+        raise EvaluationError(
+            f"times of words are told by torchaudio, which does not load: {error}; "
+            f"install the torchaudio that was built for torch {torch.__version__}"
+        ) from error
+    return forced_align
+
+
 def force_align(log_posteriors: np.ndarray, alphabet: Sequence[str], text: str, frame_seconds: float) -> list[Word]:
     """When the words of a text are said, by a CTC that tells characters (Kürzinger et al. 2020, "CTC-segmentation").
 
@@ -85,10 +101,9 @@ def force_align(log_posteriors: np.ndarray, alphabet: Sequence[str], text: str, 
         frame_seconds: from one row to the next.
 
     Raises:
-        EvaluationError: a character that CTC does not know, or more text than frames.
+        EvaluationError: a character that CTC does not know, more text than frames, or no torchaudio.
     """
-    from torchaudio.functional import forced_align
-
+    forced_align = load_aligner()
     classes = {character: number for number, character in enumerate(alphabet) if character}
     words = text.split()
     spelt = " ".join(words)

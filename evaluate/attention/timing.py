@@ -13,6 +13,7 @@ from encodeonce.evaluate.report.extras import Miss, TimedWords, WordCentres
 
 LEEWAY_SECONDS = 0.5
 """That words may end after their utterance: frames and aligners round."""
+UNWRITTEN = "this adapter's queries write no text (objective stg), so that attention tells no word's time"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _miss(errors: np.ndarray) -> Miss:
 
 def _why_untold(attention: Attention) -> str:
     if attention.writing is None:
-        return "this adapter's queries write no text (objective stg), so that attention tells no word's time"
+        return UNWRITTEN
     if len(attention.writing.words) > attention.weights.shape[3]:
         return "its text has more words than frames"
     return "no layer of the text comes after one that reads frames, so that attention tells no word's time"

@@ -3,7 +3,9 @@
 import re
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 
+from encodeonce.evaluate.hypotheses import Hypothesis
 from encodeonce.evaluate.normalise import is_unspaced
 
 PUNCTUATION = (
@@ -63,6 +65,11 @@ def flags_of(text: str, reference_seconds: float | None, ended: bool, language: 
         REFUSAL: _REFUSAL.search(text) is not None,
     }
     return tuple(flag for flag, held in holds.items() if held)
+
+
+def flagged_anew(one: Hypothesis, language: str) -> Hypothesis:
+    """What was decoded, with the flags that its text has in this language; that it did not end nothing else tells."""
+    return replace(one, flags=flags_of(one.pred_text, one.duration, UNFINISHED not in one.flags, language))
 
 
 def _too_long(words: Sequence[str], letters: str, seconds: float, spaced: bool) -> bool:

@@ -31,12 +31,11 @@ class HypothesisLines:
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
-        self.path, self._origin = folder / LINES, json.loads(json.dumps(origin))
-        self._standing = folder / ORIGIN
+        self.path, self._standing, self._origin = folder / LINES, folder / ORIGIN, origin
         self.done: dict[str, Hypothesis] = {}
-        if not self.path.is_file() or not self.path.stat().st_size:
+        check_origin(folder, origin)
+        if not self.path.is_file():
             return
-        self._check_origin(folder)
         try:
             _drop_half_line(self.path)
         except OSError as error:
@@ -68,20 +67,29 @@ class HypothesisLines:
             self.done = {one.id: one for one in ordered}
         return ordered
 
-    def _check_origin(self, folder: Path) -> None:
-        if not self._standing.is_file():
-            raise EvaluationError(f"{self.path} is there, and no {ORIGIN} that says what it is of: take another folder")
-        ours, theirs = dict(_flat(self._origin)), dict(_flat(read_json(self._standing)))
-        differing = [
-            f"{name}={ours.get(name)} against {theirs.get(name)}"
-            for name in dict.fromkeys([*ours, *theirs])
-            if name.split(".")[0] != ABOUT and ours.get(name) != theirs.get(name)
-        ]
-        if differing:
-            raise EvaluationError(
-                f"{folder} holds hypotheses of something else, here against there: {'; '.join(differing)}; "
-                f"take another folder, or remove this one"
-            )
+
+def check_origin(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds lines of something else.
+
+    Raises:
+        EvaluationError: what differs.
+    """
+    lines, standing = folder / LINES, folder / ORIGIN
+    if not lines.is_file() or not lines.stat().st_size:
+        return
+    if not standing.is_file():
+        raise EvaluationError(f"{lines} is there, and no {ORIGIN} that says what it is of: take another folder")
+    ours, theirs = dict(_flat(json.loads(json.dumps(origin)))), dict(_flat(read_json(standing)))
+    differing = [
+        f"{name}={ours.get(name)} against {theirs.get(name)}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if name.split(".")[0] != ABOUT and ours.get(name) != theirs.get(name)
+    ]
+    if differing:
+        raise EvaluationError(
+            f"{folder} holds hypotheses of something else, here against there: {'; '.join(differing)}; "
+            f"take another folder, or remove this one"
+        )
 
 
 def _drop_half_line(path: Path) -> None:

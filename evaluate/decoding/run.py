@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from encodeonce.evaluate.decoding.batches import FeatureBatch, plan_batches, read_batches
 from encodeonce.evaluate.decoding.flags import flags_of
-from encodeonce.evaluate.decoding.lines import ABOUT, HypothesisLines
+from encodeonce.evaluate.decoding.lines import ABOUT, HypothesisLines, check_origin
 from encodeonce.evaluate.decoding.options import DecodeOptions, Writer, choose_precision, choose_writer
 from encodeonce.evaluate.decoding.transcriber import Transcriber, Written
 from encodeonce.evaluate.errors import EvaluationError
@@ -142,7 +142,7 @@ def decode_split(
 ) -> Decoded:
     """Write texts of a store's utterances into `output`/hypotheses.jsonl, beside a hypotheses.json that says what they are of.
 
-    A run that was killed goes on where it was; one that is done is read and not decoded again.
+    A run that was killed goes on where it was; one that is done is read and not decoded again. It is `prepare`, and then `decode`.
 
     Args:
         output: a folder, made where it is not there.
@@ -159,34 +159,78 @@ def decode_split(
         TrainingError: a checkpoint of other features, no such text column, or no such language model. StoreError: no such output
             or column, a damaged shard, a place that cannot be written, or that another process writes into.
     """
+    prepared = prepare(
+        checkpoint, store, output, options, where=where, limit=limit, text_column=text_column, device=device
+    )
+    return prepared.decode(progress, model)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A split that can be decoded, as far as can be told before a model is loaded; made by `prepare`."""
+
+    checkpoint: Checkpoint
+    selection: Selection
+    output: Path
+    options: DecodeOptions
+    writer: Writer
+    device: str
+    origin: Mapping[str, Any]
+
+    def decode(self, progress: Progress | None = None, model: AdapterModel | None = None) -> Decoded:
+        """Decode what is left of it; see `decode_split`."""
+        selection, output = self.selection, self.output
+        try:
+            make_folder(output)
+        except OSError as error:
+            raise explain(error, output) from error
+        with lock(output / BUSY):
+            lines = HypothesisLines(output, self.origin)
+            resumed, load_seconds = len(lines.done), 0.0
+            todo = _unfinished(selection, self.options, lines.done)
+            if todo:
+                begun = time.perf_counter()
+                model = open_model(self.checkpoint, selection.store, self.device) if model is None else model
+                transcriber = Transcriber(model, self.options)
+                load_seconds = time.perf_counter() - begun
+                lines.begin()
+                _decode(transcriber, selection, self.checkpoint.fingerprints.outputs, todo, lines, progress)
+            written = lines.finish(selection.ids)
+        # What was said may have been corrected in the table since.
+        hypotheses = [replace(one, text=text) for one, text in zip(written, selection.texts, strict=True)]
+        decode_seconds = sum(one.seconds or 0.0 for one in hypotheses)
+        return Decoded(
+            lines.path, hypotheses, self.writer, sum(selection.seconds), decode_seconds, load_seconds, resumed
+        )
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    store: FeatureStore,
+    output: Path,
+    options: DecodeOptions | None = None,
+    *,
+    where: str | None = None,
+    limit: int | None = None,
+    text_column: str | None = None,
+    device: str = "cpu",
+) -> Prepared:
+    """Look at everything that a decoding could be refused for, and load no model; arguments and errors are those of `decode_split`."""
     options = options or DecodeOptions()
     writer = choose_writer(options, checkpoint.config)
     check_fits(checkpoint, replace(checkpoint.fingerprints, encoder=store.encoder, features=store.fingerprint))
-    selection = _select(store, where, limit, text_column or checkpoint.config.data.target)
+    selection = select(store, where, limit, text_column or checkpoint.config.data.target)
     origin = _origin(checkpoint, selection, options, writer, where, limit, device)
-    try:
-        make_folder(output)
-    except OSError as error:
-        raise explain(error, output) from error
-    with lock(output / BUSY):
-        lines = HypothesisLines(output, origin)
-        resumed, load_seconds = len(lines.done), 0.0
-        todo = _unfinished(selection, options, lines.done)
-        if todo:
-            begun = time.perf_counter()
-            model = open_model(checkpoint, store, device) if model is None else model
-            transcriber = Transcriber(model, options)
-            load_seconds = time.perf_counter() - begun
-            lines.begin()
-            _decode(transcriber, selection, checkpoint.fingerprints.outputs, todo, lines, progress)
-        written = lines.finish(selection.ids)
-    # What was said may have been corrected in the table since.
-    hypotheses = [replace(one, text=text) for one, text in zip(written, selection.texts, strict=True)]
-    decode_seconds = sum(one.seconds or 0.0 for one in hypotheses)
-    return Decoded(lines.path, hypotheses, writer, sum(selection.seconds), decode_seconds, load_seconds, resumed)
+    check_origin(output, origin)
+    return Prepared(checkpoint, selection, output, options, writer, device, origin)
 
 
-def _select(store: FeatureStore, where: str | None, limit: int | None, target: str) -> Selection:
+def select(store: FeatureStore, where: str | None, limit: int | None, target: str) -> Selection:
+    """The utterances of a store that are asked for.
+
+    Raises:
+        EvaluationError: there are none. TrainingError, StoreError: no such text or column.
+    """
     positions = np.arange(len(store)) if where is None else np.sort(matching(store, where))
     if not len(positions):
         why = "it is empty" if where is None else f"none of its {len(store):,} utterances is one where {where}"

@@ -38,16 +38,25 @@ def read_trn(lines: Sequence[Line], role: Role) -> Iterator[Entry]:
         yield Entry.of(line, found[2].strip(), role, " ".join(words))
 
 
+def check_id(name: str, file: str) -> None:
+    """Refuse an id that sclite could not read.
+
+    Raises:
+        EvaluationError: it has parentheses or a line break, or spaces at its ends.
+    """
+    if not UTTERANCE.fullmatch(f"({name})") or name != name.strip():
+        raise EvaluationError(f"id {name!r} cannot stand in {file}: sclite's ids are in parentheses")
+
+
 def write_trn(path: Path, texts: Iterable[tuple[str, str]]) -> None:
     """Write (id, words) so that sclite reads these words.
 
     Raises:
-        EvaluationError: an id that has parentheses or a line break.
+        EvaluationError: an id that `check_id` refuses.
     """
     with atomic_write(path) as file:
         for name, text in texts:
-            if not UTTERANCE.fullmatch(f"({name})") or name != name.strip():
-                raise EvaluationError(f"id {name!r} cannot stand in {path.name}: sclite's ids are in parentheses")
+            check_id(name, path.name)
             file.write((f"{' '.join(map(_escaped, text.split()))} ({name})\n").encode("utf-8", "replace"))
 
 

@@ -51,14 +51,10 @@ class Clusters:
         of[alone] = len(known) + np.arange(len(alone))
         return cls("speakers", of, len(known) + len(alone), len(known))
 
-    @property
-    def fewest(self) -> int:
-        """Clusters that an interval takes."""
-        return FEWEST_SPEAKERS if self.over == "speakers" else FEWEST_UTTERANCES
-
     def enough(self, units: np.ndarray) -> bool:
-        """Whether so many have any of the reference's `units`, `[N]`."""
-        return len(np.unique(self.of[units > 0])) >= self.fewest
+        """Whether an interval can be told of what has any of the reference's `units`, `[N]`: of so few utterances none, whoever speaks."""
+        having = self.of[units > 0]
+        return len(having) >= FEWEST_UTTERANCES and len(np.unique(having)) >= FEWEST_SPEAKERS
 
     @property
     def described(self) -> str:
@@ -102,10 +98,10 @@ class Bootstrap:
 
         The plain percentile interval is too narrow for few clusters, by the factor that Student's interval is wider than the normal
         one and by that of dividing by n instead of n - 1; taking percentiles further out makes up for both (Hesterberg 2015, section 5.3).
-        None of fewer than `Clusters.fewest` clusters, and where all resamples are equal, as those of a test set without an error: that
-        nothing was seen to vary does not say that nothing varies.
+        None of too few utterances, and where all resamples are equal, as those of a test set without an error: that nothing was seen to
+        vary does not say that nothing varies.
         """
-        if self.clusters.count < self.clusters.fewest or not np.isfinite(values).any():
+        if not self.clusters.enough(np.ones(len(self.clusters.of))) or not np.isfinite(values).any():
             return None
         low, high = np.nanquantile(values, [1 - self._percentile, self._percentile])
         return None if low == high else (float(low), float(high))
@@ -166,7 +162,8 @@ def bootstrap_interval(
         groups: the speaker of each; None, or too few of them: utterances are drawn, and the interval says nothing of other speakers.
 
     Raises:
-        EvaluationError: fewer than `FEWEST_SPEAKERS` speakers and `FEWEST_UTTERANCES` utterances with a reference unit.
+        EvaluationError: fewer than `FEWEST_UTTERANCES` utterances have a reference unit, or those of fewer than `FEWEST_SPEAKERS` of the
+            speakers.
     """
     above, below = np.asarray(edits), np.asarray(units)
     clusters = Clusters.find(groups, len(above))

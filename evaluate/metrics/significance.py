@@ -21,7 +21,7 @@ class Comparison:
         first, second: titles.
         first_wer, second_wer: fractions, of the utterances in both.
         difference: `first_wer - second_wer`: below zero the first makes fewer errors.
-        interval: of the difference, over `over`; None of fewer than two utterances.
+        interval: of the difference, over `over`; None where `Clusters.enough` has too few, or nothing varies.
         p_value: how often chance alone makes a difference at least as large, in either direction.
         winner: where the p-value is below 1 - level; None: neither.
         first_better, second_better: utterances in which it makes fewer errors than the other.

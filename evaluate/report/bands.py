@@ -211,7 +211,8 @@ def _bands(
         if over_utterances:
             interval = ratio_interval(errors, words)
         else:
-            of = columns.clusters.of[members]
-            interval = ratio_interval(np.bincount(of, errors), np.bincount(of, words), fewest=FEWEST_SPEAKERS)
+            of, known = columns.clusters.of[members], np.count_nonzero(words) >= FEWEST_UTTERANCES
+            sums = np.bincount(of, errors), np.bincount(of, words)
+            interval = ratio_interval(*sums, fewest=FEWEST_SPEAKERS) if known else None
         found.append(Band(label, len(members), int(words.sum()), int(errors.sum()), interval))
     return tuple(found)

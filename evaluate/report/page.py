@@ -28,7 +28,7 @@ SHOWN_ELSEWHERE = (RESYNTHESIS, attention.WORD_CENTRES)
 def write_report(
     folder: Path, evaluation: Evaluation, extras: Extras | None = None, comparisons: Sequence[Comparison] = ()
 ) -> Path:
-    """Write report.html, report.md, results.json and samples.jsonl, each whole or not at all; gives the path of the page.
+    """Write report.html, report.md, samples.jsonl and, last, results.json, each whole or not at all; gives the path of the page.
 
     The page needs nothing beside it: styles, script, drawings, pictures and the audio of the utterances that it shows are in it.
 
@@ -38,10 +38,10 @@ def write_report(
     date = datetime.now(UTC)
     analysis = analyse(evaluation)
     document = document_of(evaluation, analysis, extras or Extras(), comparisons, date)
-    write_results(folder, evaluation, analysis, comparisons, date)
     for name, text in ((TEXT, markdown_of(document, folder)), (PAGE, html_of(document))):
         with atomic_write(folder / name) as file:
             file.write(text.encode("utf-8", "replace"))  # half of a surrogate pair, which JSON can hold
+    write_results(folder, evaluation, analysis, comparisons, date)
     return folder / PAGE
 
 

@@ -27,7 +27,7 @@ def write_results(
     comparisons: Sequence[Comparison] = (),
     date: datetime | None = None,
 ) -> None:
-    """Write results.json and samples.jsonl, each whole or not at all.
+    """Write samples.jsonl and then results.json, each whole or not at all.
 
     Raises:
         StoreError: the folder cannot be written.

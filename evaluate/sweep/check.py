@@ -9,31 +9,33 @@ from typing import Any
 
 import click
 import numpy as np
-from encodeonce.evaluate.cli import DECODING, evaluate_adapter
-from encodeonce.evaluate.decoding.options import WRITERS, DecodeOptions, choose_writer
+from encodeonce.evaluate.attention.references import read_word_times
+from encodeonce.evaluate.audio import check_corpus, corpus_audio
+from encodeonce.evaluate.cli import DECODING, check_kind, evaluate_adapter, wanted_of
+from encodeonce.evaluate.decoding.options import DecodeOptions, choose_writer
 from encodeonce.evaluate.errors import EvaluationError
-from encodeonce.evaluate.finish import find_earlier
+from encodeonce.evaluate.finish import Wanted, check_ids
 from encodeonce.evaluate.formats.lines import read_lines
 from encodeonce.evaluate.metrics.berts import find_source
-from encodeonce.evaluate.normalise import code_of, find_normaliser
-from encodeonce.evaluate.run import open_split, retrieves
-from encodeonce.evaluate.scoring import ScoreOptions, Task, task_of
+from encodeonce.evaluate.normalise import code_of
+from encodeonce.evaluate.run import check_comparison, open_split, retrieves
+from encodeonce.evaluate.scoring import Task, task_of
 from encodeonce.evaluate.sweep.expand import Run
 from encodeonce.evaluate.sweep.grid import Evaluate
 from encodeonce.evaluate.sweep.metrics import known, metrics_of
 from encodeonce.evaluate.sweep.plan import flags
-from encodeonce.store.devices import find_device
+from encodeonce.extract.corpora import CorpusError
 from encodeonce.store.errors import StoreError
 from encodeonce.store.objects import store_path
 from encodeonce.store.reader import FeatureStore
 from encodeonce.store.streaming.where import matching
 from encodeonce.train.checkpoint import check_fits
-from encodeonce.train.checks import check_config
+from encodeonce.train.checks import check_config, writers_of
 from encodeonce.train.configure import near
 from encodeonce.train.corpus import open_corpus, targets
 from encodeonce.train.errors import TrainingError
 
-REFUSED = (EvaluationError, TrainingError, StoreError)
+REFUSED = (EvaluationError, TrainingError, StoreError, CorpusError)
 
 
 class Checker:
@@ -42,6 +44,7 @@ class Checker:
     def __init__(self, evaluate: Evaluate) -> None:
         self._evaluate = evaluate
         self._read: dict[str, Mapping[str, Any]] = {}
+        self._made: dict[tuple[str, Task], Wanted] = {}
         self._found: dict[object, str | None] = {}
 
     def check_metrics(self, runs: Sequence[Run]) -> None:
@@ -71,6 +74,8 @@ class Checker:
         config = run.config
         with _said_of(f"run {run.name}"):
             self._check_decoding(run)
+            with _said_of(self._place(run)):
+                check_comparison(self._wanted(run), config)
             if run.checkpoint is None:
                 check_config(config)
                 self._once((config.data, config.data.limit and config.seed), lambda: open_corpus(config))
@@ -104,14 +109,23 @@ class Checker:
     def _target(self, run: Run) -> str:
         return self._options(run)["target"] or run.config.data.target
 
+    def _wanted(self, run: Run) -> Wanted:
+        """What evaluate-adapter makes of them."""
+        options = self._options(run)
+        key = _key(run), options["task"] or task_of(self._target(run))
+        if key not in self._made:
+            with _said_of(self._place(run)):
+                self._made[key] = wanted_of(options, key[1])
+        return self._made[key]
+
     def _metrics(self, run: Run) -> list[str]:
         with _said_of(f"run {run.name}"):
-            task: Task = self._options(run)["task"] or task_of(self._target(run))
-            return metrics_of(run.config, task, self._options(run)["leave_out"])
+            scoring = self._wanted(run).scoring
+            return metrics_of(run.config, scoring.task, scoring.leave_out)
 
     def _check_decoding(self, run: Run) -> None:
         config, options = run.config, self._options(run)
-        if any(getattr(config.objectives, name) is not None for name in WRITERS) or not retrieves(config):
+        if writers_of(config) or not retrieves(config):
             with _said_of(self._place(run)):
                 choose_writer(_decoding(options), config)
 
@@ -136,9 +150,13 @@ class Checker:
                 f"take another split, or evaluate.options: {{target: ...}}"
             )
         self._check_bert(run, store, target)
-        if options["compare"] is not None:
-            with _said_of(self._place(run)):
-                find_earlier(options["compare"], split)
+        ids = [store.id(position) for position in positions.tolist() if texts[position] is not None]
+        with _said_of(self._place(run)):
+            check_ids(self._wanted(run), split, ids)
+            if options["audio"] is not None:
+                check_corpus(ids, corpus_audio(options["audio"], split), options["audio"])
+            if options["word_times"] is not None:
+                read_word_times(options["word_times"], ids)
 
     def _check_bert(self, run: Run, store: FeatureStore, target: str) -> None:
         """Whether there is a BERT, where a column needs one."""
@@ -177,14 +195,12 @@ def _read(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     words = [".", "--store", ".", "--split", "any", "--output", "any", *flags(given)]
     try:
-        found = evaluate_adapter.make_context("evaluate-adapter", words).params
+        context = evaluate_adapter.make_context("evaluate-adapter", words)
     except click.ClickException as error:
         raise EvaluationError(error.format_message()) from error
-    find_normaliser(found["language"])
-    find_device(found["device"])
-    _decoding(found)
-    ScoreOptions(leave_out=found["leave_out"])
-    return found
+    check_kind(context, context.params)
+    _decoding(context.params)
+    return context.params
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """The metrics that a training can be measured by, told from its configuration: columns that a sweep's table may have."""
 
-from encodeonce.evaluate.decoding.options import WRITERS
 from encodeonce.evaluate.metrics.meaning import NAMES
 from encodeonce.evaluate.metrics.retrieval import CUTOFFS
 from encodeonce.evaluate.scoring import METRICS, Task
+from encodeonce.train.checks import writers_of
 from encodeonce.train.config import TrainConfig
 
 SCORES = {
@@ -32,8 +32,7 @@ def known() -> list[str]:
 def metrics_of(config: TrainConfig, task: Task, leave_out: tuple[str, ...] = ()) -> list[str]:
     """The scores that an evaluation of a training may give: of its texts where it writes, of retrieval and matching."""
     objectives = config.objectives
-    writes = any(getattr(objectives, name) is not None for name in WRITERS)
-    found = scores_of(tuple(name for name in METRICS[task] if name not in leave_out)) if writes else []
+    found = scores_of(tuple(name for name in METRICS[task] if name not in leave_out)) if writers_of(config) else []
     found += RECALL if objectives.stc else ()
     found += (MATCHING,) if objectives.stm else ()
     return found + ([HARD] if objectives.stc and objectives.stm else [])

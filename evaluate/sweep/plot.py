@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from encodeonce.evaluate.report.palette import COLOURS, INK
 from encodeonce.evaluate.report.svg import drawing, inline_svg
-from encodeonce.evaluate.report.wording import name_of
+from encodeonce.evaluate.report.wording import listed, name_of
 from encodeonce.evaluate.sweep.expand import RUN
 from encodeonce.evaluate.sweep.table import Cell, Column, Table
 from encodeonce.evaluate.sweep.wording import around, scale_of, setting, shown
@@ -39,10 +39,12 @@ def draw(table: Table, metric: str) -> tuple[str, bytes]:
         axes.set_ylim(len(table.rows) - 0.4, -0.6)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        axes.set(title=title, xlabel=f"{name_of(metric)}{', %' if unit == 'fraction' else ''}")
+        apart = [column.split for _, column in columns if not column.comparable]
+        note = f"\non {listed(apart)} computed in several ways, and values do not compare" if apart else ""
+        axes.set(title=title, xlabel=f"{name_of(metric)}{', %' if unit == 'fraction' else ''}{note}")
         if len(columns) > 1:
             figure.legend(loc="outside lower left", ncols=4)
-        svg = inline_svg(figure, "sweep", title, _said(table, columns))
+        svg = inline_svg(figure, "sweep", title, _said(table, columns) + note.replace("\n", "; "))
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=160, facecolor="white")
     return svg, png.getvalue()

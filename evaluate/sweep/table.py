@@ -45,7 +45,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric on a split. More than one signature: its cells do not compare.
+    """A metric on a split.
 
     Attributes:
         unit, lower_is_better: None where nothing is measured yet.
@@ -57,6 +57,11 @@ class Column:
     lower_is_better: bool | None = None
     signatures: tuple[str, ...] = ()
 
+    @property
+    def comparable(self) -> bool:
+        """Whether its cells were computed in one way."""
+        return len(self.signatures) < 2
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -66,7 +71,7 @@ class Cell:
         values: of the seeds that were measured, by seed.
         failed, waiting, without: seeds that failed, that have not been run to their end, and in which this is not measured.
         interval: of the value itself, 95 %, where a single seed was measured.
-        best: no other cell of the column has a better mean.
+        best: no other cell of the column has a better mean, and they compare.
     """
 
     values: Mapping[int, float]
@@ -118,6 +123,8 @@ def tabulate(results: Sequence[Result], metrics: Sequence[str], splits: Sequence
     columns = tuple(_column(results, metric, split) for metric in metrics for split in splits)
     cells = [[_cell(runs, column) for column in columns] for runs in groups.values()]
     for number, column in enumerate(columns):
+        if not column.comparable:
+            continue
         means = [row[number].mean for row in cells]
         best = _best([mean for mean in means if mean is not None], column.lower_is_better is not False)
         for row, mean in zip(cells, means, strict=True):

@@ -59,6 +59,10 @@ class Step:
             return self.done.is_file()
         return last_object(self.output).get("ended") in ENDED
 
+    def undo(self) -> None:
+        """Take away what says that it is done."""
+        (self.done or self.output).unlink(missing_ok=True)
+
 
 @dataclass(frozen=True)
 class Order:
@@ -97,10 +101,11 @@ def work(order: Order, stop: Path) -> State:
                 return "interrupted"
             begun = step.log.stat().st_size if step.log.exists() else 0
             status = _run(order, step, stop, lock)
-            if step.is_done():
+            if status == 0 and step.is_done():
                 continue
             if stop.exists():
                 return "interrupted"
+            step.undo()
             failures.append(_failure(order, step, status, begun))
             if step.name == TRAIN:
                 break

@@ -83,10 +83,10 @@ def notes(table: Table, mark: str = "bold") -> list[str]:
     if any(cell.without for row in table.rows for cell in row.cells):
         found.append("-: not measured: no objective of what was trained is told by it, or a library is missing.")
     found += [
-        f"{name_of(column.metric)} on {column.split} was computed in several ways, and its cells do not compare: "
+        f"{name_of(column.metric)} on {column.split} was computed in several ways, so that its cells do not compare and none is the best: "
         f"{'; '.join(column.signatures)}."
         for column in table.columns
-        if len(column.signatures) > 1
+        if not column.comparable
     ]
     return found
 

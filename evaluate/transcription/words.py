@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from encodeonce.evaluate.attention.alignment import Word
-from encodeonce.evaluate.attention.references import force_align
-from encodeonce.evaluate.decoding.options import WRITERS, tells_characters
+from encodeonce.evaluate.attention.references import force_align, load_aligner
+from encodeonce.evaluate.decoding.options import tells_characters
 from encodeonce.evaluate.decoding.posteriors import alphabet_of, batch_posteriors
 from encodeonce.evaluate.errors import EvaluationError
+from encodeonce.train.checks import writers_of
 from encodeonce.train.config import TrainConfig
 from encodeonce.train.model import AdapterModel
 from encodeonce.train.objectives.ctc import CTC
@@ -28,15 +29,16 @@ class Aligned:
 
 
 def check_words(config: TrainConfig) -> None:
-    """Refuse a training that has no CTC over characters.
+    """Refuse a training that has no CTC over characters, and a machine without torchaudio.
 
     Raises:
-        EvaluationError: it was trained for something else.
+        EvaluationError: it was trained for something else, or torchaudio does not load.
     """
     if tells_characters(config):
+        load_aligner()
         return
     ctc = config.objectives.ctc
-    trained = [name for name in WRITERS if getattr(config.objectives, name) is not None]
+    trained = writers_of(config)
     what = f"was trained for {', '.join(trained)}" if ctc is None else f"has a CTC over others (units={ctc.units})"
     raise EvaluationError(
         f"words: their times come from CTC over characters, and this checkpoint {what}; leave words out, or train with "
