@@ -178,6 +178,8 @@ def run(ways: list[Extractor], job: Job, rounds: int, peaks: dict[str, float]) -
                 except FailedError as error:
                     result.failed = str(error)
                     print(f"{result.name:46} failed: {error}", flush=True)
+                    if way is ways[0] and not result.passes:
+                        sys.exit(f"{way.name} is what the others are held against: without it nothing is measured")
         for isolated in loaded.values():
             isolated.close()
     return results

@@ -1,5 +1,6 @@
 """A way to make features in a process of its own, so that its first pass, its memory and its failures are its own."""
 
+import gc
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -60,6 +61,8 @@ class Isolated:
             return self._executor.submit(function, *arguments).result()
         except BrokenProcessPool:
             raise FailedError("its process ended (out of memory?)") from None
+        except FailedError:
+            raise
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             raise FailedError(f"{type(error).__name__}: {lines[0][:300]}") from error
@@ -100,12 +103,19 @@ def _run(folder: Path, reference: Path) -> Pass:
     synchronise(job.device)
     wall = time.perf_counter() - begun
     peak, device_peak = peak_megabytes(), _device_peak(job.device)
-    error, cosine = _compare(finished, job, reference)
-    return Pass(finished.seconds or wall, wall, peak, device_peak, error, cosine, finished.report)
+    error, cosine = compare(finished, job, reference)
+    done = Pass(finished.seconds or wall, wall, peak, device_peak, error, cosine, finished.report)
+    del finished
+    _give_back(job.device)
+    return done
 
 
-def _compare(finished: Finished, job: Job, reference: Path) -> tuple[float, float]:
-    """The relative error and the least frame cosine of what was stored."""
+def compare(finished: Finished, job: Job, reference: Path) -> tuple[float, float]:
+    """The relative error and the least frame cosine of what was stored.
+
+    Raises:
+        FailedError: it has other frames than are due, or NaN or infinity among its values.
+    """
     if not reference.exists():
         features: dict[str, Any] = {audio.id: finished.stored(audio.id) for audio in job.utterances}
         np.savez(reference, **features)
@@ -115,12 +125,15 @@ def _compare(finished: Finished, job: Job, reference: Path) -> tuple[float, floa
             due, found = (values.astype(np.float64) for values in (kept[audio.id], finished.stored(audio.id)))
             if abs(len(due) - len(found)) > 1:  # lhotse wants a frame more than there are
                 raise FailedError(f"{audio.id} has {len(found)} frames where {len(due)} are due")
+            if not np.isfinite(found).all():
+                raise FailedError(f"{audio.id} has NaN or infinity among its features")
             frames = min(len(due), len(found))
             due, found = due[:frames], found[:frames]
             difference += float(((found - due) ** 2).sum())
             norm += float((due**2).sum())
             lengths = np.linalg.norm(due, axis=1) * np.linalg.norm(found, axis=1)
-            least = min(least, float(((due * found).sum(axis=1) / lengths).min()))
+            cosines = (due * found).sum(axis=1) / np.where(lengths > 0, lengths, 1)
+            least = min(least, float(np.where((due == found).all(axis=1), 1, cosines).min()))
     return (difference / norm) ** 0.5, least
 
 
@@ -137,6 +150,15 @@ def _forget_device_peak(device: str) -> None:
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def _give_back(device: str) -> None:
+    """Leave the device to the next, whose process is another."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _device_peak(device: str) -> float | None:

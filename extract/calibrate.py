@@ -1,6 +1,5 @@
 """How fast a run would go on this machine: for ten seconds the run's batches go through what costs time in it."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from encodeonce.extract.audio import AudioError, decode
 from encodeonce.extract.corpora.base import Utterance
 from encodeonce.extract.encode import BatchEncoder
 from encodeonce.extract.pipeline import in_threads, limit_threads
-from encodeonce.extract.run import Run
+from encodeonce.extract.run import Run, cores
 from encodeonce.store.layout import Output
 
 CALIBRATION_SECONDS = 10.0
@@ -60,7 +59,8 @@ def times_real_time(
     encoding = sum(thread.encode for thread in spent) / (encoders * more) / audio
     decoding = sum(thread.decode for thread in spent) / audio
     if run.find_device().startswith("cuda"):  # works while the processor, which all devices share, decodes
-        return 1 / max(encoding, decoding / min(work.decoders, os.cpu_count() or 1))
+        processes = len(run.devices())
+        return 1 / max(encoding, decoding / min(processes * run.work(processes).decoders, cores()))
     return 1 / (encoding + decoding / (work.encoders * work.threads * more))
 
 
@@ -73,8 +73,8 @@ def _times_as_much(run: Run) -> float:
     if run.find_device() != "cpu":
         return len(set(run.devices()))
     alone, share = run.work(), run.work(processes)
-    cores = min(processes * share.encoders * share.threads, torch.get_num_threads())
-    return cores / (alone.encoders * alone.threads)
+    computing = min(processes * share.encoders * share.threads, torch.get_num_threads())
+    return computing / (alone.encoders * alone.threads)
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,10 @@ class _Trial:
                 continue
         ready = time.perf_counter()
         if audio:
-            pending = self.encoder.begin(audio, self.outputs)
-            given = time.perf_counter()
-            pending.stored()
+            with self.encoder.failing_plainly(f"a batch of {len(audio)} utterances, among them {group[0]!r}"):
+                pending = self.encoder.begin(audio, self.outputs)
+                given = time.perf_counter()
+                pending.stored()
             spent.audio += sum(map(len, audio)) / rate
             spent.decode += ready - begun
             # A run gives a batch to a device that works by itself while that is at the one before.

@@ -76,7 +76,11 @@ from encodeonce.store.params import StorePathParam
     "--shard-frames", type=int, help="Frames of a shard, fixed when a split is created.  [default: about 128 MB]"
 )
 @click.option("--limit", type=int, help="Only the first N utterances of each split.")
-@click.option("--workers", default=0, help="Threads that decode audio; 0: by the number of cores.")
+@click.option(
+    "--workers",
+    default=0,
+    help="Threads that decode audio, in all processes together; 0: one a core, at most 8 a process.",
+)
 @click.option("--replace", is_flag=True, help="Encode anew what changed under a known id.")
 @click.option(
     "--drop-gone", is_flag=True, help="Take utterances out of the split whose files are gone from the corpus."

@@ -6,20 +6,21 @@ notice: its tasks run on another.
 
 import asyncio
 import logging
-import os
 import socket
 import time
-from collections.abc import Collection, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from queue import Empty, Queue
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from encodeonce.extract.encoders.base import EncoderError, first_line
 from encodeonce.extract.makers import Deliver, Maker
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.request import RequestError
-from encodeonce.extract.run import Run
-from encodeonce.extract.stages import Live
+from encodeonce.extract.run import Run, cores
+from encodeonce.extract.stages import WORK, Live
 from encodeonce.extract.tasks import Ground, ShardTask
 from encodeonce.extract.worker import Made, Order, ShardWorker, order_of
 from encodeonce.store.errors import StoreError
@@ -27,13 +28,19 @@ from encodeonce.store.layout import Output
 from encodeonce.store.signals import deaf_to_interrupts
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 CONNECT_SECONDS = 10.0
 WORKER_SECONDS = 300.0
-"""How long a cluster may take to bring its first worker up: a queue of jobs can be slow."""
+"""How long a cluster may be without any worker: a queue of jobs can be slow."""
+LOOK_SECONDS = 5.0
+"""After so long without news of a task, it is asked which workers there are."""
+TELL_SECONDS = 1.0
+"""Between what a worker tells of a shard that it is at."""
 AHEAD = 2
 """Tasks that are with the scheduler, by thread of the workers."""
+
+News = TypeVar("News")
 
 
 class Cluster(Maker):
@@ -45,6 +52,8 @@ class Cluster(Maker):
         self._client: Client | None = None
         self._cluster: Any = None
         self._told_of = 0
+        self._last_seen = 0.0
+        self._stage_threads: dict[str, Mapping[str, int]] = {}
 
     def __enter__(self) -> Self:
         if self.address == "local":
@@ -67,34 +76,32 @@ class Cluster(Maker):
                     f"--dask {self.address}: the scheduler has no worker, and none came in {WORKER_SECONDS:.0f} s; start workers "
                     f"(dask worker {self.address}) where encodeonce is installed"
                 ) from None
-            order = order_of(self.run, outputs)
+            self._last_seen, order = time.monotonic(), order_of(self.run, outputs)
             places = {"pure": False, "allow_other_workers": True}
-            threads = client.nthreads()
-            client.gather([client.submit(load, order, workers=[worker], **places) for worker in threads])
-            self._tell_workers(threads.values())
-
-    def _tell_workers(self, threads: Collection[int]) -> None:
-        if len(threads) != self._told_of:
-            self._told_of = len(threads)
-            self.run.progress.say(
-                f"Workers of the Dask cluster: {len(threads)}, with {sum(threads)} threads; others may join while it runs"
-            )
+            done: Queue[Future] = Queue()
+            loads = [client.submit(load, order, workers=[worker], **places) for worker in client.nthreads()]
+            for future in loads:
+                future.add_done_callback(done.put)
+            for _ in loads:
+                self._result(self._next(done, lambda: self._look(client)), client)
+            self._look(client)
 
     def _dask(self) -> Any:
         try:
             import distributed
         except ImportError as error:
             raise RequestError("--dask needs dask.distributed: pip install 'encodeonce[dask]'") from error
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # that a scheduler is gone is told in a line
         return distributed
 
     def _local(self) -> "Client":
         dask = self._dask()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with deaf_to_interrupts():
             self._cluster = dask.LocalCluster(
-                n_workers=cores,
+                n_workers=cores(),
                 threads_per_worker=1,
                 processes=True,
+                memory_limit=0,  # Dask would end a worker with more than its share of the memory, free or not
                 dashboard_address=None,
                 silence_logs=logging.ERROR,
             )
@@ -113,45 +120,94 @@ class Cluster(Maker):
             ) from error
 
     def make(self, tasks: Sequence[ShardTask], ground: Ground, outputs: Sequence[Output], deliver: Deliver) -> None:
-        from distributed import as_completed
-
         self.prepare(outputs)
         client, order = self._client, order_of(self.run, outputs)
         assert client is not None
         self.started = self.started or time.perf_counter()
         waiting = list(reversed(tasks))
         running: dict[Any, ShardTask] = {}
-        done, live = as_completed(loop=client.loop), Live(self.stages)
+        done = {task.shard: 0 for task in tasks}  # samples that are done, of shards that are not
+        heard: Queue[Future | tuple[int, int]] = Queue()
+        topic, live = f"encodeonce-{uuid.uuid4().hex}", Live(self.stages)
 
         def submit() -> None:
-            room = self._room(client)
+            room = self._look(client)
             while waiting and len(running) < room:
                 task = waiting.pop()
-                future = client.submit(make, order, task, ground, _unseen(task), pure=False, priority=-task.shard)
+                future = client.submit(
+                    make, order, task, ground, _unseen(task), topic, pure=False, priority=-task.shard
+                )
                 running[future.key] = task
-                done.add(future)
+                future.add_done_callback(heard.put)
+
+        def advance(shard: int, samples: int) -> None:
+            more, done[shard] = samples - done[shard], samples  # fewer, where another worker begins anew
+            self.run.progress.advance(more / self.run.encoder.sample_rate, live.note())
 
         with self._told("while it made shards"):
+            client.subscribe_topic(topic, lambda event: heard.put(tuple(event[1])))
             submit()
-        for future in done:
-            task = running.pop(future.key)
+        while running:
+            with self._told("while it made shards"):
+                news = self._next(heard, submit)
+            if isinstance(news, tuple):
+                if news[0] in done:
+                    advance(*news)
+                continue
+            task = running.pop(news.key)
             with self._told(f"with shard {task.shard}"):
-                made: Made = future.result()
-                future.release()
+                worker, made = self._result(news, client)
+                news.release()
+                self._stage_threads[worker] = made.stage_threads
                 submit()
             deliver(made.finished(task))
             self.stages.take_in(made.seconds, made.samples, made.padded)
             self.again += made.again
-            self.run.progress.advance(task.samples / self.run.encoder.sample_rate, live.note())
+            advance(task.shard, task.samples)
+            del done[task.shard]
+        client.unsubscribe_topic(topic)
 
-    def _room(self, client: "Client") -> int:
-        """How many tasks the scheduler is given. Workers come and go: those there are count."""
-        threads = list(client.nthreads().values())
+    def _next(self, heard: Queue[News], look: Callable[[], object]) -> News:
+        """What is heard next; while nothing is, `look` is called now and then."""
+        while True:
+            with suppress(Empty):
+                return heard.get(timeout=LOOK_SECONDS)
+            look()
+
+    def _result(self, future: "Future", client: "Client") -> Any:
+        """The result of a task that is done. Where its worker died before it was fetched, another does it again."""
+        while True:
+            with suppress(TimeoutError):
+                return future.result(LOOK_SECONDS)
+            self._look(client)
+
+    def _look(self, client: "Client") -> int:
+        """Look which workers there are, and tell where they are more or fewer; gives how many tasks the scheduler is to have.
+
+        Raises:
+            EncoderError: there has been none for `WORKER_SECONDS`.
+        """
+        threads = client.nthreads()
         self.workers = max(self.workers, len(threads))
-        total = max(1, sum(threads))
-        most = max(total, self.stages.threads.get("encode", 1))
-        self.stages.threads = dict.fromkeys(("decode", "encode", "keep", "write"), most)
-        return AHEAD * total
+        for stage in WORK:
+            there = sum(self._stage_threads.get(worker, {}).get(stage, 1) * count for worker, count in threads.items())
+            self.stages.threads[stage] = max(there, self.stages.threads.get(stage, 1))
+        total, now = sum(threads.values()), time.monotonic()
+        if threads:
+            self._last_seen = now
+        if len(threads) != self._told_of:
+            self._told_of = len(threads)
+            self.run.progress.say(
+                f"Workers of the Dask cluster: {len(threads)}, with {total} threads; others may join while it runs"
+                if threads
+                else f"No worker of the Dask cluster is left; waiting {WORKER_SECONDS:.0f} s for others (dask worker {self.address})"
+            )
+        if now - self._last_seen > WORKER_SECONDS:
+            raise EncoderError(
+                f"every worker of the Dask cluster is gone, and none came in {WORKER_SECONDS:.0f} s; everything finished so far is "
+                f"kept: start workers (dask worker {self.address}) and run again"
+            )
+        return AHEAD * max(1, total)
 
     @contextmanager
     def _told(self, doing: str) -> Iterator[None]:
@@ -222,21 +278,49 @@ def worker_for(order: Order) -> ShardWorker:
 
 def load(order: Order) -> None:
     """Load the encoder."""
-    worker_for(order).load()
+    with _named():
+        worker_for(order).load()
 
 
-def make(order: Order, task: ShardTask, ground: Ground, unseen: frozenset[str]) -> Made:
-    """Make one shard, in as many threads as a thread of the worker stands for: one.
+def make(order: Order, task: ShardTask, ground: Ground, unseen: frozenset[str], topic: str) -> tuple[str, Made]:
+    """Make one shard, in as many threads as a thread of the worker stands for: one. Gives the worker's address, too.
+
+    How many of its samples are done is told under a topic of the scheduler.
 
     Raises:
         EncoderError: this machine does not see audio that the run sees (all but `unseen`): its failures would be no failures.
     """
+    from distributed import get_worker
+
     missing = sorted(_unseen(task) - unseen)
     if missing:
         raise EncoderError(
             f"a worker on {socket.gethostname()} does not see {task.utterances[missing[0]].audio}, which is there for the run; give "
             f"every machine the audio under the same paths, or take that worker away"
         )
-    made: list[Made] = []
-    worker_for(order).make([task], ground, made.append)
-    return made[0]
+    worker, made = get_worker(), list[Made]()
+    done, told_at = 0, time.monotonic()
+
+    def tell(samples: int) -> None:
+        nonlocal done, told_at
+        done += samples
+        if time.monotonic() - told_at > TELL_SECONDS:
+            told_at = time.monotonic()
+            worker.log_event(topic, (task.shard, done))
+
+    with _named():
+        worker_for(order).make([task], ground, made.append, tell)
+    return worker.address, made[0]
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Say of what failed on which machine; an OSError that comes to the run as one is Dask's own.
+
+    Raises:
+        EncoderError: the encoder, its device, a file, a disk or an object store failed.
+    """
+    try:
+        yield
+    except (OSError, EncoderError, StoreError) as error:
+        raise EncoderError(f"a worker on {socket.gethostname()} failed: {error}") from error

@@ -1,6 +1,7 @@
 """A batch of utterances in, their frames out: normalise, cut, pad, run the encoder, join, and never pass on a NaN."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from encodeonce.extract.batching import Cutting, Window, windows
 from encodeonce.extract.device import Device, InFlight, kept_or_refused
-from encodeonce.extract.encoders.base import Encoder, LoadedEncoder, sound
+from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder, first_line, sound
 from encodeonce.store.derive.chain import Stored
 from encodeonce.store.layout import Output
 from encodeonce.store.quantize import NotStorableError
@@ -50,9 +51,16 @@ class OnHost:
         return 0.0
 
 
+class DeviceError(EncoderError):
+    """A GPU did not do what it was asked to: its memory is full, or it has a fault. Another may do it."""
+
+
 @dataclass
 class BatchEncoder:
-    """Encodes batches with one loaded encoder; keeps count of what had to be encoded again in float32."""
+    """Encodes batches with one loaded encoder; keeps count of what had to be encoded again in float32.
+
+    Several threads may use it at the same time: where the encoder is not `parallel` they take turns.
+    """
 
     encoder: Encoder
     loaded: LoadedEncoder
@@ -66,6 +74,12 @@ class BatchEncoder:
 
     def __post_init__(self) -> None:
         self._device = Device(self.device)
+        self._turn: AbstractContextManager[object] = nullcontext() if self.encoder.parallel else Lock()
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether the device goes on with a batch beside the thread that gave it."""
+        return self._device.by_itself
 
     def encode(self, audio: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """Frames `[T, D]` float32 by `Output.what`, for each utterance `[samples]` float32 (normalised already).
@@ -79,9 +93,24 @@ class BatchEncoder:
         with torch.inference_mode():
             frames, begun = self.frames(self.loaded, audio)
             there = all(v.device.type == self._device.device.type for f in frames for v in f.values())
-            if self._device.by_itself and there:
+            if self.by_itself and there:
                 return _Checked(self, audio, outputs, InFlight(self._device, frames, outputs, begun))
         return OnHost(self._or_again(_on_host(frames), audio), outputs)
+
+    @contextmanager
+    def failing_plainly(self, what: str) -> Iterator[None]:
+        """Say in a line what could not be done in the block, which encodes `what`.
+
+        Raises:
+            DeviceError: a GPU failed.
+            EncoderError: the encoder did on a processor, as it would on any.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            raise (EncoderError if self.device == "cpu" else DeviceError)(
+                f"{self.encoder.name} in {self.precision} failed on {what}: {first_line(error)}; try a smaller --batch-seconds"
+            ) from error
 
     def take_again(self) -> int:
         """How many were encoded again since this was asked last."""
@@ -145,7 +174,8 @@ class BatchEncoder:
     ) -> list[dict[str, torch.Tensor]]:
         lengths = [len(x) for x in arrays]
         counts = [self.encoder.frames(n) for n in lengths]
-        outputs = loaded.forward(padded, lengths)
+        with self._turn:
+            outputs = loaded.forward(padded, lengths)
         for name, values in outputs.items():
             if values.shape[1] < max(counts):
                 raise RuntimeError(f"{name}: the encoder gave {values.shape[1]} frames where {max(counts)} were due")

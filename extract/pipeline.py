@@ -22,7 +22,7 @@ from encodeonce.extract.batching import batches
 from encodeonce.extract.copies import Copies
 from encodeonce.extract.device import use
 from encodeonce.extract.encode import BatchEncoder, Pending
-from encodeonce.extract.encoders.base import EncoderError, first_line
+from encodeonce.extract.memory import give_back
 from encodeonce.extract.stages import WRITERS, Stages, Work
 from encodeonce.extract.survey import describe
 from encodeonce.extract.tasks import Fates, Ground, ShardResult, ShardTask, Spool
@@ -94,6 +94,7 @@ def in_threads(threads: int, function: Callable[[], Loaded]) -> Loaded:
     with ThreadPoolExecutor(1, "load", lambda: limit_threads(threads)) as executor:
         found = executor.submit(function).result()
     gc.collect()  # libraries leave frames in cycles while they load, and those would keep the encoder when the run is over
+    give_back()
     return found
 
 
@@ -220,10 +221,8 @@ class Pipeline:
         encoder, lengths = self._loaded(), [len(samples) for samples in audio]
         self.stages.add_batch(sum(lengths), max(lengths) * len(lengths))
         begun = time.perf_counter()
-        try:
+        with encoder.failing_plainly(self._about(places)):
             pending = encoder.begin(audio, chain.given)
-        except RuntimeError as error:
-            raise self._failed(places, error) from error
         if not pending.in_flight:
             self.stages.add("encode", time.perf_counter() - begun)
         finish = partial(self._finish, batch.result, places, pending, outcome)
@@ -235,11 +234,9 @@ class Pipeline:
     def _finish(self, result: ShardResult, places: Sequence[Place], pending: Pending, outcome: Outcome) -> Outcome:
         """Take the values of a batch as they are to be stored, and derive of them what is derived."""
         chain = self._chain(result.task)
-        try:
-            with self.stages.timed("wait_for_device" if pending.in_flight else "keep"):
-                kept = pending.stored()
-        except RuntimeError as error:  # what a GPU could not do shows when its values are asked for
-            raise self._failed(places, error) from error
+        waiting = self.stages.timed("wait_for_device" if pending.in_flight else "keep")
+        with self._loaded().failing_plainly(self._about(places)), waiting:
+            kept = pending.stored()  # what a GPU could not do shows here
         self.stages.add("encode", pending.seconds())
         with self.stages.timed("keep"):
             for place, given in zip(places, kept, strict=True):
@@ -261,12 +258,9 @@ class Pipeline:
         except NotStorableError as error:
             outcome.refuse(place, error)
 
-    def _failed(self, places: Sequence[Place], error: RuntimeError) -> EncoderError:
+    def _about(self, places: Sequence[Place]) -> str:
         seconds = sum(place.samples for place in places) / self.encoder.sample_rate
-        return EncoderError(
-            f"{self.encoder.name} failed on a batch of {len(places)} utterances, {seconds:.0f} s, among them "
-            f"{places[0].id!r}: {first_line(error)}; try a smaller --batch-seconds"
-        )
+        return f"a batch of {len(places)} utterances, {seconds:.0f} s, among them {places[0].id!r}"
 
     def _spool_of(self, result: ShardResult) -> Spool:
         with self._lock:

@@ -24,6 +24,7 @@ from encodeonce.extract.tasks import Ground, ShardTask
 from encodeonce.extract.worker import Made, Order, ShardWorker, order_of
 from encodeonce.store.errors import StoreError
 from encodeonce.store.layout import Output
+from encodeonce.store.signals import deaf_to_interrupts
 
 CLOSE_SECONDS = 5.0
 DEATHS = 2
@@ -44,6 +45,8 @@ class _Worker:
     """It has loaded the encoder."""
     ahead: int = 0
     """Samples that it has told of as done, in shards that are not."""
+    fault: str = ""
+    """What it said of its device before it ended."""
 
 
 class Processes(Maker):
@@ -73,7 +76,8 @@ class Processes(Maker):
             ours, theirs = context.Pipe()
             order = order_of(self.run, outputs, device)
             process = context.Process(target=work, args=(theirs, order, len(self.devices)), name=device, daemon=True)
-            process.start()
+            with deaf_to_interrupts():
+                process.start()
             theirs.close()
             self._workers.append(_Worker(device, process, ours))
         for worker in self._workers:
@@ -84,7 +88,7 @@ class Processes(Maker):
                     kind, value = worker.pipe.recv()
             except EOFError:
                 raise EncoderError(f"the worker for {worker.device} ended while it loaded{_why(worker)}") from None
-            if kind == "error":
+            if kind != "ready":
                 raise EncoderError(f"{worker.device}: {value}")
             worker.ready = True
 
@@ -141,6 +145,8 @@ class Processes(Maker):
                 self.run.progress.advance(value / self.run.encoder.sample_rate, live.note())
             case "say":
                 self._say(worker, value)
+            case "failed":
+                worker.fault = value
             case "error":
                 raise EncoderError(f"{worker.device}: {value}")
 
@@ -157,9 +163,10 @@ class Processes(Maker):
         self._deaths.update(worker.doing.keys())
         fatal = [shard for shard in worker.doing if self._deaths[shard] >= DEATHS]
         if fatal:
+            way_out = "" if worker.fault else ": try a smaller --batch-seconds"  # which a fault says
             raise EncoderError(
                 f"shard {fatal[0]} ended {DEATHS} workers, the last on {worker.device}{_why(worker)}; everything finished so far "
-                f"is kept: try a smaller --batch-seconds"
+                f"is kept{way_out}"
             )
         if not self._workers:
             raise EncoderError(f"every worker has ended, the last on {worker.device}{_why(worker)}")
@@ -187,6 +194,8 @@ class Processes(Maker):
 
 def _why(worker: _Worker) -> str:
     """How a worker's process ended."""
+    if worker.fault:
+        return f" ({worker.fault})"
     worker.process.join(1)
     code = worker.process.exitcode
     if code is None:
@@ -221,7 +230,8 @@ class _Tell:
 
 def work(pipe: Connection, order: Order, sharing: int) -> None:
     """What a worker process does: load, then make shards until it is told to stop, or nobody listens any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that holds the split
+    from encodeonce.extract.encode import DeviceError
+
     tell = _Tell(pipe)
     try:
         worker = ShardWorker(order, _Relay(tell), sharing)
@@ -230,6 +240,8 @@ def work(pipe: Connection, order: Order, sharing: int) -> None:
         _serve(pipe, tell, worker)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(1)  # the other side is gone; threads may be in the middle of something
+    except DeviceError as error:
+        tell("failed", str(error))  # and ends, as one that died: the other devices take over
     except (EncoderError, StoreError) as error:
         tell("error", str(error))
     except Exception as error:

@@ -39,8 +39,15 @@ BATCH_SECONDS = {"cpu": 0.0, "cuda": 320.0}
 
 MOST_ENCODERS = 8
 """Threads that encode on a CPU: each holds the activations of a batch."""
+MOST_DECODERS = 8
+"""Threads of a process that decode, unless it is told how many."""
 LEAST_SHARD_SECONDS = 600
 """A shard has room for at least this much audio, so that later, longer utterances fit."""
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Run:
@@ -52,7 +59,7 @@ class Run:
         request = replace(request, data=request.data.absolute())
         self.request, self.progress, self.cache = request, progress, cache
         self.member = asked_member(request)
-        self.workers = request.workers or min(8, os.cpu_count() or 1)
+        self.workers = request.workers or min(MOST_DECODERS, cores())
         self.encoder: Encoder = find_encoder(request.encoder, cache, request.base_encoder)
         chosen = self.encoder.default_outputs if request.layers is None else request.layers
         self.outputs = {output.name: output for output in self.encoder.outputs(chosen, request.dtype)}
@@ -208,13 +215,14 @@ class Run:
         """
         import torch
 
-        cores = 1 if alone else max(1, torch.get_num_threads() // sharing)
+        computing = 1 if alone else max(1, torch.get_num_threads() // sharing)
         device = self.find_device()
         cuda = device.startswith("cuda")
-        encoders = 1 if cuda or not self.encoder.parallel else min(cores, MOST_ENCODERS)
-        threads = 1 if cuda or self.encoder.one_thread else max(1, cores // encoders)
-        decoders = 1 if alone and not cuda else max(1, self.workers // sharing)
-        return Work(decoders, encoders, threads, device)
+        encoders = 1 if cuda or not self.encoder.parallel else min(computing, MOST_ENCODERS)
+        threads = 1 if cuda or self.encoder.one_thread else max(1, computing // encoders)
+        asked = self.request.workers
+        decoders = asked // sharing if asked else min(MOST_DECODERS, cores() // sharing)
+        return Work(1 if alone and not cuda else max(1, decoders), encoders, threads, device)
 
     def made(self, work: Work) -> dict[str, Any]:
         """With what shards are made, for their commit records."""

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from encodeonce.extract.batching import batches
 from encodeonce.extract.corpora.base import Utterance
-from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder, first_line, sound
+from encodeonce.extract.encoders.base import Encoder, EncoderError, LoadedEncoder, sound
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.sample import SAMPLE_SECONDS, sample_of
 from encodeonce.store.layout import Output
@@ -145,7 +144,7 @@ def check(batch: "BatchEncoder", float32: LoadedEncoder, sample: Sequence[np.nda
     # Both as float32, for which nothing is encoded again: what is not finite has to be seen here.
     own, exact = replace(batch, precision="float32"), replace(batch, loaded=float32, precision="float32")
     found: list[dict[str, np.ndarray]] = [{}] * len(sample)
-    with _failing_plainly(batch, len(sample)):
+    with batch.failing_plainly(_about_sample(sample)):
         for group in _groups(batch, sample, batch_samples):
             for i, frames in zip(group, own.encode([sample[i] for i in group]), strict=True):
                 found[i] = frames
@@ -170,9 +169,11 @@ def check_handover(
     """
     from encodeonce.extract.device import kept_or_refused
 
+    if not batch.by_itself:
+        return
     own = replace(batch, precision="float32")
     groups = [[sample[i] for i in group] for group in _groups(batch, sample, batch_samples)]
-    with _failing_plainly(batch, len(sample)):
+    with batch.failing_plainly(_about_sample(sample)):
         under_way = [own.begin(audio, outputs) for audio in groups for _ in range(2)]
         if not any(pending.in_flight for pending in under_way):
             return
@@ -203,15 +204,8 @@ def _groups(batch: "BatchEncoder", sample: Sequence[np.ndarray], batch_samples: 
     return batches([max(len(x), encoder.pads_to) for x in sample], batch_samples, encoder.mixes_lengths)
 
 
-@contextmanager
-def _failing_plainly(batch: "BatchEncoder", utterances: int) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise EncoderError(
-            f"{batch.encoder.name} in {batch.precision} failed on a sample of {utterances} utterances before the run: "
-            f"{first_line(error)}; try a smaller --batch-seconds"
-        ) from error
+def _about_sample(sample: Sequence[np.ndarray]) -> str:
+    return f"a sample of {len(sample)} utterances before the run"
 
 
 def agreement(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], what: str) -> Agreement:

@@ -39,7 +39,7 @@ class Stages:
         threads: that a stage has; what is not named has one.
     """
 
-    threads: Mapping[str, int]
+    threads: dict[str, int]
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*WORK, *WAITS), 0.0))
     samples: int = 0
     """Of audio that was encoded."""

@@ -37,8 +37,8 @@ class Order:
 class Made:
     """What a worker tells of a shard that it made: small, whatever the shard's size.
 
-    `seconds`, `samples` and `padded` are what its stages counted since it told last; `again` counts the utterances that were
-    encoded once more.
+    `seconds`, `samples` and `padded` are what its stages counted since it told last, `stage_threads` their threads; `again` counts
+    the utterances that were encoded once more.
     """
 
     shard: int
@@ -47,6 +47,7 @@ class Made:
     noise: Mapping[str, Sequence[Ratio]]
     folder: StorePath
     staged: Staged | None
+    stage_threads: Mapping[str, int]
     seconds: Mapping[str, float]
     samples: int
     padded: int
@@ -113,8 +114,8 @@ class ShardWorker:
             if result.has_files:
                 with stages.timed("write"):
                     staged = stage(folder, result.task.shard, result.ordered(), result.specs, ground.attributes)
-            made = Made(result.task.shard, result.fates, result.made, result.noise, folder, staged, **count())
-            deliver(made)
+            shard, fates, threads = result.task.shard, result.fates, self.work.stage_threads
+            deliver(Made(shard, fates, result.made, result.noise, folder, staged, threads, **count()))
 
         Pipeline(self.run, ground, self.work, self.load, hand_on, progress, stages, self._copies_from(ground)).run(
             tasks

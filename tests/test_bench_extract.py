@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import flops
 from checkpoint import SIZES
 from flops import count
-from isolated import Pass
-from peers.extract import Audio, Job, extractors
+from isolated import FailedError, Pass, compare
+from peers.extract import Audio, Extractor, Finished, Job, extractors
 from peers.extract.ours import left_on_device
 from results import Result, summarise
 from table import tables
@@ -67,7 +70,10 @@ def test_batches_are_no_longer_than_asked_and_hold_every_utterance_once() -> Non
 
 def result(name: str, kind: Literal["bare", "ours", "peer"], *seconds: float, failed: str | None = None) -> Result:
     reports = [{"encoder_seconds": 0.8 * s, "stages": {"encode": 0.75}} if kind == "ours" else {} for s in seconds]
-    passes = [Pass(s, s, 100.0, None, 1e-3, 0.9999, report) for s, report in zip(seconds, reports, strict=True)]
+    passes = [
+        Pass(s, s, 100.0 * number, None, 1e-3, 0.9999, report)
+        for number, (s, report) in enumerate(zip(seconds, reports, strict=True), 1)
+    ]
     return Result(name, kind, "float32", failed=failed, passes=passes)
 
 
@@ -122,6 +128,43 @@ def test_the_table_has_a_row_for_what_ran_and_a_reason_for_what_did_not() -> Non
     assert "absent failed: not installed: absent." in text
     assert "idle" not in text
     assert "2026-01-02, one, 2 cores" in text
+
+
+def test_what_a_way_makes_is_held_against_the_reference(tmp_path):
+    reference, asked = tmp_path / "reference.npz", job(1, 2)
+
+    def off(*changed: tuple[slice, float]) -> tuple[float, float]:
+        stored = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+        for frames, value in changed:
+            stored[frames] = value
+        return compare(Finished(lambda name: stored), asked, reference)
+
+    assert off() == pytest.approx((0, 1))
+    error, cosine = off((np.s_[2:3], 0.0))  # silence where there is none is no agreement
+    assert (error > 0.1, cosine) == (True, 0)
+    with pytest.raises(FailedError, match="u0 has NaN or infinity among its features"):
+        off((np.s_[1:2], np.nan))
+
+
+def test_without_the_reference_nothing_is_measured(capsys):
+    nothing: Any = None
+    ways = [Extractor(name, "peer", nothing, (f"no_{name}",)) for name in ("reference", "other")]
+    run = import_module("extract").run  # a folder of the checkout is called so, too
+    with pytest.raises(SystemExit, match="reference is what the others are held against"):
+        run(ways, job(1), 2, {})
+    assert "other" not in capsys.readouterr().out
+
+
+def test_the_first_product_is_not_in_the_time_for_the_peak(monkeypatch):
+    sizes = []
+
+    def products(a: torch.Tensor, b: torch.Tensor) -> Any:
+        sizes.append(len(a))
+        yield lambda: time.sleep(0.2 if len(sizes) == 1 else 0.001)
+
+    monkeypatch.setattr(flops, "_products", products)
+    flops.matmul_peak("cpu", "float32", seconds=0.15)
+    assert len(sizes) > 2
 
 
 def test_a_first_pass_alone_is_no_later_pass() -> None:

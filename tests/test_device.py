@@ -118,7 +118,13 @@ class Doubling(LoadedEncoder):
 
 def doubling(device: str) -> BatchEncoder:
     encoder: Any = SimpleNamespace(
-        sample_rate=1, samples_per_frame=1, receptive_field=1, whole=True, mixes_lengths=True, frames=lambda n: n
+        sample_rate=1,
+        samples_per_frame=1,
+        receptive_field=1,
+        whole=True,
+        mixes_lengths=True,
+        parallel=True,
+        frames=lambda n: n,
     )
     return BatchEncoder(encoder, Doubling(8), Cutting(60, 5), "float16", Doubling, device)
 
@@ -140,5 +146,5 @@ def test_a_device_works_by_itself_where_the_frames_are_on_it(device, in_flight, 
 def test_the_thread_that_feeds_a_gpu_has_one_core(device, encoders, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     encoder = SimpleNamespace(parallel=True, one_thread=False)
-    run: Any = SimpleNamespace(find_device=lambda: device, encoder=encoder, workers=4)
+    run: Any = SimpleNamespace(find_device=lambda: device, encoder=encoder, request=SimpleNamespace(workers=4))
     assert Run.work(run) == Work(4, encoders, threads, device)

@@ -1,6 +1,8 @@
 """extract-features end to end: nothing is encoded twice, and every store is read alike by plain readers."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from commands import RATE, contents, extract, feature_store, speech, split_folde
 from encodeonce.extract import calibrate
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.calibrate import spread
+from encodeonce.extract.encode import BatchEncoder
 from encodeonce.extract.made import told_together
+from encodeonce.extract.pipeline import in_threads
 from encodeonce.extract.progress import Progress
 from encodeonce.extract.request import Request
 from encodeonce.extract.run import Run
@@ -281,6 +285,53 @@ def test_calibration_counts_gpus_and_cores_once(data, tmp_path, monkeypatch, dev
     run = Run(Request("fbank", ("dev",), data=data, store=tmp_path / "s"), Progress(quiet=True), FileCache())
     run.encoder.one_thread = one_thread
     assert calibrate.times_real_time(run, [], [["a"]] * 20, {}) == pytest.approx(times)
+
+
+@pytest.mark.parametrize(("gpus", "times"), [(1, 10), (2, 20), (4, 40), (8, 40)])
+def test_calibration_counts_every_thread_that_decodes(data, tmp_path, monkeypatch, gpus, times):
+    """A thread is made to take 80 s to decode 100 s of audio, of 32 cores."""
+    monkeypatch.setattr(Run, "devices", lambda self: [f"cuda:{number}" for number in range(gpus)])
+    monkeypatch.setattr(Run, "load", lambda self, outputs: None)
+    monkeypatch.setattr("encodeonce.extract.run.cores", lambda: 32)
+    monkeypatch.setattr(calibrate, "cores", lambda: 32)
+    monkeypatch.setattr(calibrate, "limit_threads", lambda threads, device: None)
+    monkeypatch.setattr(calibrate._Trial, "work", lambda self, first, waiting: calibrate.Spent(100, 80, 0.1))
+    run = Run(Request("fbank", ("dev",), data=data, store=tmp_path / "s"), Progress(quiet=True), FileCache())
+    assert calibrate.times_real_time(run, [], [["a"]] * 20, {}) == pytest.approx(times)
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "processes", "decoders"),
+    [(128, 0, 1, 8), (128, 0, 8, 8), (32, 0, 8, 4), (4, 0, 8, 1), (128, 48, 8, 6), (4, 3, 8, 1)],
+)
+def test_every_gpu_has_threads_that_decode(data, tmp_path, monkeypatch, cores, asked, processes, decoders):
+    monkeypatch.setattr("encodeonce.extract.run.cores", lambda: cores)
+    monkeypatch.setattr(Run, "devices", lambda self: ["cuda:0"])
+    request = Request("fbank", ("dev",), data=data, store=tmp_path / "s", workers=asked)
+    work = Run(request, Progress(quiet=True), FileCache()).work(processes)
+    assert (work.decoders, work.encoders) == (decoders, 1)
+
+
+def test_what_fails_on_a_batch_fails_a_dry_run_in_a_line_too(data, tmp_path, monkeypatch):
+    def begin(*about: object) -> None:
+        raise RuntimeError("CUDA out of memory.\nMore of it")
+
+    monkeypatch.setattr(BatchEncoder, "begin", begin)
+    told = r"fbank in float32 failed on a batch of 1 utterances, .*among them 'utt-00\d': CUDA out of memory\.; try a smaller"
+    for options in ([], ["--dry-run"]):
+        done = extract(data, "dev", tmp_path / "s", *options)
+        assert (done.status, "Traceback" in done.err) == (2, False)
+        assert re.search(told, done.err), done.err
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_what_loading_freed_is_given_back():
+    before = resident_bytes()
+    last = in_threads(1, lambda: [b"x" * 100_000 for _ in range(1000)][-1])
+    assert (len(last), resident_bytes() - before < 50_000_000) == (100_000, True)
 
 
 def test_a_run_keeps_with_what_it_was_made(data, tmp_path):

@@ -6,17 +6,25 @@ import signal
 import socket
 import subprocess
 import sys
-from concurrent.futures import CancelledError
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from checkpoints import FAMILIES
 from commands import contents, extract, feature_store, write_corpus
-from encodeonce.extract import cluster, processes
+from encodeonce.extract import cluster, processes, worker
+from encodeonce.extract.batching import Cutting
 from encodeonce.extract.cache import FileCache
 from encodeonce.extract.corpora.base import Utterance
-from encodeonce.extract.encoders.base import EncoderError
+from encodeonce.extract.encode import BatchEncoder, DeviceError
+from encodeonce.extract.encoders.base import EncoderError, LoadedEncoder
 from encodeonce.extract.job import extract_split
 from encodeonce.extract.ledger import Ledger
 from encodeonce.extract.progress import Progress
@@ -24,6 +32,7 @@ from encodeonce.extract.request import Request
 from encodeonce.extract.run import Run
 from encodeonce.extract.tasks import ShardTask
 from encodeonce.extract.worker import Order, ShardWorker
+from sick_device import sick_work
 
 LENGTHS = [0.4, 1.3, 0.7, 2.0, 0.55, 1.0, 0.8, 1.6, 0.6, 1.1, 0.9, 1.8]
 SHARDS = ("--shard-frames", "64", "--dtype", "int8")
@@ -85,6 +94,50 @@ def test_a_dead_device_worker_is_taken_over(data, hubert, tmp_path, alone, monke
     assert contents(tmp_path / "s") == alone
 
 
+def test_a_device_that_fails_is_taken_over(data, hubert, tmp_path, alone, monkeypatch, capsys):
+    run = Run(request_for(data, hubert, tmp_path / "s", device="cpu,cpu"), Progress(), FileCache())
+    monkeypatch.setattr(processes, "work", sick_work)
+    with processes.Processes(run, run.devices()) as maker:
+        assert extract_split(run, "dev", maker).encoded == 12
+        assert len(maker._workers) == 1
+    told = r"cpu has ended (small-hubert in float32 failed on a batch of 1 utterances, "
+    assert told in (said := capsys.readouterr().err)
+    assert "CUDA out of memory. Tried to allocate 2 GiB.; try a smaller --batch-seconds); the others take over" in said
+    assert contents(tmp_path / "s") == alone
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", EncoderError), ("cuda:1", DeviceError)])
+def test_what_fails_on_a_processor_would_fail_on_any(device, kind):
+    batch: Any = SimpleNamespace(device=device, encoder=SimpleNamespace(name="e"), precision="float32")
+    told = r"^e in float32 failed on a batch: no; try a smaller --batch-seconds$"
+    with pytest.raises(EncoderError, match=told) as raised, BatchEncoder.failing_plainly(batch, "a batch"):
+        raise RuntimeError("no\nreally")
+    assert type(raised.value) is kind
+
+
+def test_ctrl_c_while_workers_start_is_one_line(data, hubert, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "encodeonce.extract.cli",
+        "--encoder",
+        hubert,
+        "--split",
+        "dev",
+        "--data",
+        str(data),
+    ]
+    command += ["--device", "cpu,cpu", "--store", str(tmp_path / "s")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    while run.poll() is None and len(children.read_text().split()) < 3:  # one of them tracks resources
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.killpg(run.pid, signal.SIGINT)
+    said = run.communicate(timeout=60)[1]
+    assert (run.returncode, "Traceback" in said) == (130, False), said
+
+
 def test_what_ends_every_worker_ends_the_run_and_what_is_finished_is_kept(data, hubert, tmp_path, alone, monkeypatch):
     run = Run(request_for(data, hubert, tmp_path / "s", device="cpu,cpu"), Progress(quiet=True), FileCache())
     monkeypatch.setattr(processes, "DEATHS", 1)
@@ -125,12 +178,131 @@ def test_a_dask_worker_killed_in_the_middle_changes_nothing(data, hubert, tmp_pa
     assert feature_store("verify", tmp_path / "s").status == 0
 
 
+@pytest.fixture
+def two_threads() -> Iterator[Any]:
+    """A Dask cluster in this process, of one worker."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as workers:
+        yield workers
+
+
+class Heard(Progress):
+    """Lines, and samples that were told of as done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.steps: list[float] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def advance(self, seconds: float, note: str = "") -> None:
+        self.steps.append(seconds)
+
+
+def test_when_the_last_dask_worker_goes_the_run_says_so_and_waits(
+    data, hubert, tmp_path, alone, two_threads, monkeypatch
+):
+    class Rescue(Heard):
+        def say(self, line: str) -> None:
+            super().say(line)
+            if line.startswith("No worker"):
+                two_threads.scale(1)
+
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "TELL_SECONDS", 0.0)
+    progress, take_in = Rescue(), Ledger.take_in
+
+    def taking(self, finished):
+        take_in(self, finished)
+        if not any(line.startswith("No worker") for line in progress.lines):
+            two_threads.scale(0)
+            while two_threads.scheduler.workers:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(Ledger, "take_in", taking)
+    run = Run(request_for(data, hubert, tmp_path / "s"), progress, FileCache())
+    with cluster.Cluster(run, two_threads.scheduler_address) as maker:
+        report = extract_split(run, "dev", maker)
+        assert maker.stages.threads == {"decode": 2, "encode": 2, "keep": 2, "write": 4}
+    assert (report.encoded, report.failed, report.workers) == (12, 1, 1)
+    there = "Workers of the Dask cluster: 1, with 2 threads; others may join while it runs"
+    told = [line for line in progress.lines if "Dask cluster" in line]
+    assert told == [
+        there,
+        f"No worker of the Dask cluster is left; waiting 300 s for others (dask worker {maker.address})",
+        there,
+    ]
+    assert sum(progress.steps) == pytest.approx(sum(LENGTHS), abs=0.01)
+    assert len(progress.steps) > len(list((tmp_path / "s").rglob("commits/*.json")))  # within shards, too
+    assert contents(tmp_path / "s") == alone
+
+
+def test_where_no_dask_worker_comes_back_the_run_ends(data, hubert, tmp_path, two_threads, monkeypatch):
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "WORKER_SECONDS", 0.5)
+    monkeypatch.setattr(Ledger, "take_in", lambda self, finished: two_threads.scale(0))
+    run = Run(request_for(data, hubert, tmp_path / "s"), Heard(), FileCache())
+    told = (
+        r"every worker of the Dask cluster is gone, and none came in 0 s; .* \(dask worker inproc://.*\) and run again"
+    )
+    with cluster.Cluster(run, two_threads.scheduler_address) as maker, pytest.raises(EncoderError, match=told):
+        extract_split(run, "dev", maker)
+
+
+def test_a_disk_of_a_dask_worker_that_fails_is_told_with_its_name(data, hubert, tmp_path, two_threads, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/store/.tmp")
+
+    monkeypatch.setattr(worker, "stage", full)
+    run = Run(request_for(data, hubert, tmp_path / "s"), Heard(), FileCache())
+    told = rf"^a worker on {socket.gethostname()} failed: \[Errno 28\] No space left on device: '/store/.tmp'$"
+    with cluster.Cluster(run, two_threads.scheduler_address) as maker, pytest.raises(EncoderError, match=told):
+        extract_split(run, "dev", maker)
+
+
+def test_dask_ends_no_local_worker_for_its_memory(data, hubert, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "cores", lambda: 1)
+    with cluster.Cluster(Run(request_for(data, hubert, tmp_path / "s"), Heard(), FileCache()), "local") as maker:
+        client = maker._client = maker._local()
+        client.wait_for_workers(1)
+        assert [worker["memory_limit"] for worker in client.scheduler_info()["workers"].values()] == [0]
+
+
+class Watched(LoadedEncoder):
+    """Frames of nothing; counts how many threads are at it."""
+
+    def __init__(self) -> None:
+        self.at_it, self.most, self.lock = 0, 0, Lock()
+
+    def forward(self, audio: torch.Tensor, lengths: Any) -> dict[str, torch.Tensor]:
+        with self.lock:
+            self.at_it += 1
+            self.most = max(self.most, self.at_it)
+        time.sleep(0.02)
+        with self.lock:
+            self.at_it -= 1
+        return {"last": torch.zeros(len(lengths), 100, 1)}
+
+
+@pytest.mark.parametrize(("parallel", "most"), [(False, 1), (True, 3)])
+def test_threads_take_turns_at_an_encoder_that_takes_one_at_a_time(data, hubert, tmp_path, parallel, most):
+    run, loaded = Run(request_for(data, hubert, tmp_path / "s"), Heard(), FileCache()), Watched()
+    run.encoder.parallel = parallel
+    batch = BatchEncoder(run.encoder, loaded, Cutting(60, 5), "float32", lambda: loaded)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(batch.encode, [[np.zeros(16_000, np.float32)]] * 9))
+    assert loaded.most == most
+
+
 def test_a_dask_worker_that_does_not_see_the_audio_fails_nothing_but_the_run():
     utterances = {name: Utterance(name, Path("/not/here") / name) for name in ("a", "b")}
     task = ShardTask(0, 0, (), utterances, (), {})
     nothing: Any = None
     with pytest.raises(EncoderError, match=r"does not see /not/here/b, which is there for the run"):
-        cluster.make(nothing, task, nothing, unseen=frozenset({"a"}))
+        cluster.make(nothing, task, nothing, unseen=frozenset({"a"}), topic="")
 
 
 @pytest.mark.parametrize(
