@@ -6,7 +6,6 @@ utterances of it share a batch, is a function of its places and the batch limit 
 as many threads: the bytes of a shard never depend on what else a run did.
 """
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from encodeonce.extract.batching import batches
 from encodeonce.extract.copies import Copies
 from encodeonce.extract.device import use
 from encodeonce.extract.encode import BatchEncoder, Pending
-from encodeonce.extract.memory import give_back
+from encodeonce.extract.memory import tidied
 from encodeonce.extract.stages import WRITERS, Stages, Work
 from encodeonce.extract.survey import describe
 from encodeonce.extract.tasks import Fates, Ground, ShardResult, ShardTask, Spool
@@ -91,11 +90,8 @@ def limit_threads(threads: int, device: str = "cpu") -> None:
 
 def in_threads(threads: int, function: Callable[[], Loaded]) -> Loaded:
     """What a function gives, computed with so many threads of torch: what an encoder computes once, while it is loaded, too."""
-    with ThreadPoolExecutor(1, "load", lambda: limit_threads(threads)) as executor:
-        found = executor.submit(function).result()
-    gc.collect()  # libraries leave frames in cycles while they load, and those would keep the encoder when the run is over
-    give_back()
-    return found
+    with tidied(), ThreadPoolExecutor(1, "load", lambda: limit_threads(threads)) as executor:
+        return executor.submit(function).result()
 
 
 class Pipeline:
