@@ -609,6 +609,7 @@ DDP = """
 import sys, torch
 import torch.distributed as dist
 from encodeonce.store import FeatureStore
+from encodeonce.train.ranks import leave
 
 rank, world, rendezvous, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
@@ -628,7 +629,7 @@ assert len({repr(state) for _, state, _ in everything}) == 1
 assert len({weight for _, _, weight in everything}) == 1
 if rank == 0:
     print(*sorted(name for names, _, _ in everything for name in names))
-dist.destroy_process_group()
+leave(0)
 """
 
 

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,3 +175,24 @@ def test_a_contrast_over_two_ranks_is_that_of_all_their_pairs_in_one_batch(ranks
         assert_close(weights, theirs)
         for mine, found in zip(losses, torch.load(ranks.folder / f"losses-{rank}.pt"), strict=True):
             assert mine == pytest.approx(found, abs=1e-5)
+
+
+LEAVING = """
+import atexit, sys, torch
+from encodeonce.train.ranks import leave
+atexit.register(print, "Python ended")
+if sys.argv[1] == "with others":
+    torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)
+print("trained")
+leave(int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("company", ["alone", "with others"])
+@pytest.mark.parametrize("status", [0, 130])
+def test_a_rank_leaves_before_python_ends(tmp_path: Path, company: str, status: int) -> None:
+    """Freeing what gloo's threads hold while Python ends would abort a training that is done."""
+    command = [sys.executable, "-c", LEAVING, company, str(tmp_path / "meet"), str(status)]
+    left = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
+    assert left.returncode == status, left.stderr
+    assert left.stdout.split("\n")[:-1] == ["trained", *(["Python ended"] if company == "alone" else [])]

@@ -1,7 +1,6 @@
 """train-adapter: cached features -> adapter."""
 
 import json
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +53,7 @@ def train_adapter(
         click.echo(to_yaml(resolved), err=True)
     from encodeonce.store.streaming.ranks import find_ranks
     from encodeonce.train.progress import TrainingProgress
+    from encodeonce.train.ranks import leave
     from encodeonce.train.run import plan_training, run_training
 
     first = find_ranks(None, None)[0] == 0
@@ -71,10 +71,10 @@ def train_adapter(
         click.echo(outcome.summary())
         if as_json:
             click.echo(json.dumps(outcome.as_object()))
-    if outcome.report.ended == "interrupted":
-        if first:
-            click.echo(f"interrupted: {GO_ON}", err=True)
-        sys.exit(130)
+    interrupted = outcome.report.ended == "interrupted"
+    if interrupted and first:
+        click.echo(f"interrupted: {GO_ON}", err=True)
+    leave(130 if interrupted else 0)
 
 
 def show_recipes(as_json: bool) -> None:

@@ -1,5 +1,7 @@
 """The processes that train together: which one this is, on which device, and what they tell each other on the host."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,3 +57,18 @@ class Ranks:
         """Until all ranks are here."""
         if self.world_size > 1:
             distributed.barrier(group=self._group)
+
+
+def leave(status: int) -> None:
+    """End a command with this exit status: return where that is 0 and this process was alone, end at once where there were others.
+
+    Gloo's threads let go of the last tensors after those who waited have gone on, and letting go of one while Python
+    ends aborts the process (pytorch's issue 190489). They outlive their group: DistributedDataParallel keeps it.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
