@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,25 @@ def test_numpy_without_a_device_and_other_dtypes(store, codes):
     assert batch["codes"].values.dtype == np.uint16
     (batch, *_) = store.stream(frames_per_batch=900, dtype="bfloat16")
     assert batch.features.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_another_dtype_is_what_torch_makes_of_the_stored_one(store, dtype):
+    alone = store.stream(frames_per_batch=1500, outputs=["layer-9", "layer-9-int8"])
+    other = store.stream(frames_per_batch=1500, outputs=["layer-9", "layer-9-int8"], dtype=dtype)
+    for _ in range(2):  # in fresh buffers, and in those that were used before
+        for stored, batch in zip(alone, other, strict=True):
+            for name in batch.outputs:
+                values = stored[name].values.to(getattr(torch, dtype))
+                assert batch[name].values.dtype == values.dtype
+                assert torch.equal(batch[name].values, values)
+
+
+def test_a_batch_is_held_by_whoever_took_it_alone(store):
+    batches = iter(store.stream(frames_per_batch=700))
+    held = weakref.ref(next(batches))
+    assert held() is None
+    assert next(batches) is not None
 
 
 def test_a_dtype_is_for_quantities_and_leaves_codes_alone(store, codes):

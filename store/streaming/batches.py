@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from encodeonce.store.layout import Output
 from encodeonce.store.padded import utterance_bytes
 from encodeonce.store.streaming.form import Form
 from encodeonce.store.streaming.selection import Source
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     Array = np.ndarray | torch.Tensor
 else:
     Array = Any
+
+SERIAL = 1 << 14
+"""Values that torch converts in the calling thread."""
 
 
 class Features(NamedTuple):
@@ -189,16 +193,21 @@ class Filler:
             values = self._restored(source, values, lengths, affines)
         for i, length in enumerate(lengths.tolist()):
             values[i, length:] = 0
-        return self._as_asked(values, lengths)
+        return self._as_asked(source, values, lengths)
 
     def _room(self, source: Source, lengths: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """A buffer of the ring as `[B, T, D]`, not zeroed."""
         shape = len(lengths), int(lengths.max(initial=0)), source.spec.width
         size = shape[0] * shape[1] * shape[2] * dtype.itemsize
-        # One size for all, also where int8 and what it is restored to take turns: then every buffer fits every batch.
-        restored = source.spec.dtype == "int8" and not self._form.on_gpu
-        usual = self._capacities[source.name] * source.spec.width * (4 if restored else dtype.itemsize)
+        usual = self._capacities[source.name] * source.spec.width * self._largest(source.spec)
         return source.ring.take(max(size, usual))[:size].view(dtype).reshape(shape)
+
+    def _largest(self, spec: Output) -> int:
+        """Bytes of a value in the largest buffer that its batches take: one size for all, then every buffer fits every batch."""
+        stored = np.dtype(spec.dtype).itemsize
+        if self._form.on_gpu or spec.dtype == "uint16":
+            return stored
+        return max(stored, 4 if spec.dtype == "int8" else 0, self._form.itemsize)
 
     def _restored(self, source: Source, codes: np.ndarray, lengths: np.ndarray, affines: np.ndarray) -> np.ndarray:
         values = self._room(source, lengths, np.dtype(np.float32))
@@ -207,19 +216,33 @@ class Filler:
             values[i, :length] += offset
         return values
 
-    def _as_asked(self, values: np.ndarray, lengths: np.ndarray) -> Features:
+    def _as_asked(self, source: Source, values: np.ndarray, lengths: np.ndarray) -> Features:
         """numpy arrays without a device; tensors otherwise, codes as int32 since torch can do little with uint16."""
         dtype = None if values.dtype == np.uint16 else self._form.dtype  # codes are numbers of things, not quantities
-        if dtype is not None and dtype != "bfloat16":
-            # By numpy: torch's conversion would give every reading thread a pool of OpenMP threads, to wait beside those of the training.
-            values = values.astype(dtype, copy=False)
         if self._form.device is None:
-            return Features(values, lengths)
+            return Features(values if dtype is None else values.astype(dtype, copy=False), lengths)
         import torch
 
         tensor = torch.from_numpy(values.astype(np.int32) if values.dtype == np.uint16 else values)
-        tensor = tensor.bfloat16() if dtype == "bfloat16" else tensor
+        if dtype is not None and tensor.dtype != getattr(torch, dtype):
+            tensor = self._converted(source, tensor, lengths, getattr(torch, dtype))
         return Features(tensor.to(self._form.device), torch.from_numpy(lengths).to(self._form.device))
+
+    def _converted(
+        self, source: Source, tensor: "torch.Tensor", lengths: np.ndarray, dtype: "torch.dtype"
+    ) -> "torch.Tensor":
+        """In another dtype, in a buffer of the ring.
+
+        In pieces that torch takes for one thread: for more it would give every reading thread a pool of OpenMP threads, to wait
+        beside those of the training. numpy needs no pieces, and fifteen times as long.
+        """
+        import torch
+
+        words = np.dtype(f"i{dtype.itemsize}")  # numpy has no bfloat16
+        room = torch.from_numpy(self._room(source, lengths, words)).view(dtype)
+        for piece, target in zip(tensor.view(-1).split(SERIAL), room.view(-1).split(SERIAL), strict=True):
+            target.copy_(piece)
+        return room
 
     def _upload(self, values: np.ndarray, lengths: np.ndarray, affines: np.ndarray | None) -> Features:
         """Copy to the GPU on a stream beside the consumer's; restore, convert and zero the padding there.

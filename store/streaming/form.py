@@ -26,6 +26,15 @@ class Form:
         return cls(_torch_device(device), None if dtype is None else _torch_dtype(dtype))
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a value that is made for torch; 0 where values stay as they are stored, and of numpy arrays."""
+        if self.device is None or self.dtype is None:
+            return 0
+        import torch
+
+        return getattr(torch, self.dtype).itemsize
+
+    @property
     def on_gpu(self) -> bool:
         """Whether tensors go to a CUDA device."""
         return self.device is not None and self.device.split(":")[0] == "cuda"
