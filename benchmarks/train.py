@@ -149,16 +149,16 @@ class Bench:
 
     def compare(self, sources: dict[str, Source], steps: int, rounds: int) -> dict[str, Any]:
         """Seconds of a step of each way, round by round, each beginning as often; and the first way's over the second's."""
-        first, second = sources
-        seconds: dict[str, list[float]] = {name: [] for name in sources}
+        names = list(sources)
+        seconds: dict[str, list[float]] = {name: [] for name in names}
         for source in sources.values():
             self.seconds(source(), 1)
         for number in range(rounds):
-            for name in (first, second) if number % 2 == 0 else (second, first):
+            begun = number % len(names)
+            for name in names[begun:] + names[:begun]:
                 seconds[name].append(self.seconds(sources[name](), steps))
-        ratios = [a / b for a, b in zip(seconds[first], seconds[second], strict=True)]
         medians = {name: statistics.median(some) for name, some in seconds.items()}
-        return {"seconds": seconds, "median_seconds": medians, "ratios": ratios, "ratio": statistics.median(ratios)}
+        return {"seconds": seconds, "median_seconds": medians, **over(seconds, names[0], names[1])}
 
     def operations(self, work: Callable[[], object]) -> int:
         """Of something that is computed here; in kernels that PyTorch can look into, which LSTMs' own are not."""
@@ -172,15 +172,25 @@ class Bench:
         return counter.get_total_flops()
 
 
+def over(seconds: dict[str, list[float]], one: str, other: str) -> dict[str, Any]:
+    """One way's seconds over another's, round by round, and the median of that."""
+    ratios = [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
+    return {"ratios": ratios, "ratio": statistics.median(ratios)}
+
+
 def reading(bench: Bench, data: TrainingData, steps: int, rounds: int) -> dict[str, Any]:
-    """Steps on batches from the store against steps on the same batches in memory."""
+    """Steps on batches from the store against steps on the same batches in memory, and those against themselves: the noise."""
     steps = min(steps, len(data.train) - 1)
     kept = [
         replace(batch, outputs=[v.clone() for v in batch.outputs], lengths=batch.lengths.clone())
         for batch in islice(first_epoch(data), steps + 1)
     ]
-    found = bench.compare({"store": lambda: first_epoch(data), "memory": lambda: iter(kept)}, steps, rounds)
-    return {"steps": steps, "padded_frames": sum(batch.padded_frames for batch in kept[1:]) / steps, **found}
+    ways: dict[str, Source] = {"store": lambda: first_epoch(data)}
+    ways |= {"memory": lambda: iter(kept), "memory again": lambda: iter(kept)}
+    found = bench.compare(ways, steps, rounds)
+    noise = over(found["seconds"], "memory again", "memory")
+    frames = sum(batch.padded_frames for batch in kept[1:]) / steps
+    return {"steps": steps, "padded_frames": frames, **found, "noise": noise}
 
 
 def first_epoch(data: TrainingData) -> Iterator[TrainBatch]:
@@ -269,11 +279,17 @@ def encoder_operations(word: str, in_step: InStep, bench: Bench, batch: TrainBat
 
 def reading_line(r: dict[str, Any]) -> str:
     """What reading costs."""
-    seconds, spread = r["median_seconds"], ", ".join(f"{ratio:.3f}" for ratio in r["ratios"])
+    seconds, noise = r["median_seconds"], r["noise"]
     return (
         f"A step takes {1000 * seconds['store']:.1f} ms from the store and {1000 * seconds['memory']:.1f} ms on tensors in memory "
-        f"({r['steps']} steps a round, {r['padded_frames']:,.0f} frames a step with padding): {r['ratio']:.3f} times as long ({spread})."
+        f"({r['steps']} steps a round, {r['padded_frames']:,.0f} frames a step with padding): {spread(r)} times as long; "
+        f"in memory again {spread(noise)}."
     )
+
+
+def spread(found: dict[str, Any]) -> str:
+    """A median ratio with the least and the greatest."""
+    return f"{found['ratio']:.3f} ({min(found['ratios']):.3f} to {max(found['ratios']):.3f})"
 
 
 def loop_line(r: dict[str, Any]) -> str:
