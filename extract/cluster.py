@@ -1,7 +1,7 @@
 """Many machines: shards as tasks of a Dask cluster, whose workers write straight to the store.
 
 The process that was started holds the split, deals the tasks and commits what comes back. A worker that dies is Dask's to
-notice: its tasks run on another.
+notice: its tasks run on another. One whose GPU fails is taken out of the cluster, and others take over.
 """
 
 import asyncio
@@ -9,8 +9,10 @@ import logging
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from queue import Empty, Queue
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -39,8 +41,19 @@ TELL_SECONDS = 1.0
 """Between what a worker tells of a shard that it is at."""
 AHEAD = 2
 """Tasks that are with the scheduler, by thread of the workers."""
+KEPT = "everything finished so far is kept"
+FAULTS = 2
+"""So many GPUs may fail with a shard before that ends the run."""
 
 News = TypeVar("News")
+Done = TypeVar("Done")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What came of a task in place of its result: the worker's GPU failed."""
+
+    why: str
 
 
 class Cluster(Maker):
@@ -83,7 +96,9 @@ class Cluster(Maker):
             for future in loads:
                 future.add_done_callback(done.put)
             for _ in loads:
-                self._result(self._next(done, lambda: self._look(client)), client)
+                worker, fault = self._result(self._next(done, lambda: self._look(client)), client)
+                if fault is not None:
+                    self._take_out(worker, fault, client)
             self._look(client)
 
     def _dask(self) -> Any:
@@ -126,6 +141,7 @@ class Cluster(Maker):
         self.started = self.started or time.perf_counter()
         waiting = list(reversed(tasks))
         running: dict[Any, ShardTask] = {}
+        faults: Counter[int] = Counter()
         done = {task.shard: 0 for task in tasks}  # samples that are done, of shards that are not
         heard: Queue[Future | tuple[int, int]] = Queue()
         topic, live = f"encodeonce-{uuid.uuid4().hex}", Live(self.stages)
@@ -158,8 +174,16 @@ class Cluster(Maker):
             with self._told(f"with shard {task.shard}"):
                 worker, made = self._result(news, client)
                 news.release()
-                self._stage_threads[worker] = made.stage_threads
+                if isinstance(made, Fault):
+                    faults[task.shard] += 1
+                    self._take_out(worker, made, client, last=faults[task.shard] == FAULTS)
+                    waiting.append(task)
+                else:
+                    self._stage_threads[worker] = made.stage_threads
                 submit()
+            if isinstance(made, Fault):
+                advance(task.shard, 0)
+                continue
             deliver(made.finished(task))
             self.stages.take_in(made.seconds, made.samples, made.padded)
             self.again += made.again
@@ -180,6 +204,20 @@ class Cluster(Maker):
             with suppress(TimeoutError):
                 return future.result(LOOK_SECONDS)
             self._look(client)
+
+    def _take_out(self, worker: str, fault: Fault, client: "Client", last: bool = False) -> None:
+        """Take a worker whose GPU failed out of the cluster.
+
+        Raises:
+            EncoderError: the other workers are not to be tried: this was the `last`, or there are none.
+        """
+        there = set(client.nthreads())
+        if last or there <= {worker}:
+            why = "another GPU failed with the same shard before" if last else "no other worker is there"
+            raise EncoderError(f"{fault.why}; {why}; {KEPT}")
+        if worker in there:  # else another of its threads has told of it
+            self.run.progress.say(f"{fault.why}; the worker is taken out of the cluster, and the others take over")
+            client.retire_workers([worker], close_workers=True)
 
     def _look(self, client: "Client") -> int:
         """Look which workers there are, and tell where they are more or fewer; gives how many tasks the scheduler is to have.
@@ -218,22 +256,21 @@ class Cluster(Maker):
         """
         from concurrent.futures import CancelledError
 
-        kept = "everything finished so far is kept"
         try:
             yield
         except (EncoderError, RequestError, StoreError):
             raise
         except (CancelledError, OSError, TimeoutError) as error:
             raise EncoderError(
-                f"the scheduler at {self.address} is gone ({first_line(error)}); {kept}: run again"
+                f"the scheduler at {self.address} is gone ({first_line(error)}); {KEPT}: run again"
             ) from error
         except Exception as error:
             if type(error).__name__ == "KilledWorker":
                 raise EncoderError(
-                    f"workers died again and again {doing}; {kept}: look at the worker's log (memory?), try a smaller --batch-seconds"
+                    f"workers died again and again {doing}; {KEPT}: look at the worker's log (memory?), try a smaller --batch-seconds"
                 ) from error
             raise EncoderError(
-                f"a worker failed {doing}: {type(error).__name__}: {first_line(error)}; {kept}"
+                f"a worker failed {doing}: {type(error).__name__}: {first_line(error)}; {KEPT}"
             ) from error
 
     def close(self) -> None:
@@ -276,13 +313,16 @@ def worker_for(order: Order) -> ShardWorker:
         return _workers[key]
 
 
-def load(order: Order) -> None:
-    """Load the encoder."""
-    with _named():
+def load(order: Order) -> tuple[str, Fault | None]:
+    """Load the encoder; gives the worker's address, and whether its GPU failed."""
+
+    def work() -> None:
         worker_for(order).load()
 
+    return _carefully(work)
 
-def make(order: Order, task: ShardTask, ground: Ground, unseen: frozenset[str], topic: str) -> tuple[str, Made]:
+
+def make(order: Order, task: ShardTask, ground: Ground, unseen: frozenset[str], topic: str) -> tuple[str, Made | Fault]:
     """Make one shard, in as many threads as a thread of the worker stands for: one. Gives the worker's address, too.
 
     How many of its samples are done is told under a topic of the scheduler.
@@ -298,7 +338,7 @@ def make(order: Order, task: ShardTask, ground: Ground, unseen: frozenset[str], 
             f"a worker on {socket.gethostname()} does not see {task.utterances[missing[0]].audio}, which is there for the run; give "
             f"every machine the audio under the same paths, or take that worker away"
         )
-    worker, made = get_worker(), list[Made]()
+    worker = get_worker()
     done, told_at = 0, time.monotonic()
 
     def tell(samples: int) -> None:
@@ -308,19 +348,28 @@ def make(order: Order, task: ShardTask, ground: Ground, unseen: frozenset[str], 
             told_at = time.monotonic()
             worker.log_event(topic, (task.shard, done))
 
-    with _named():
+    def work() -> Made:
+        made: list[Made] = []
         worker_for(order).make([task], ground, made.append, tell)
-    return worker.address, made[0]
+        return made[0]
+
+    return _carefully(work)
 
 
-@contextmanager
-def _named() -> Iterator[None]:
-    """Say of what failed on which machine; an OSError that comes to the run as one is Dask's own.
+def _carefully(work: Callable[[], Done]) -> tuple[str, Done | Fault]:
+    """The worker's address, and what `work` gives, or how its GPU failed.
 
     Raises:
-        EncoderError: the encoder, its device, a file, a disk or an object store failed.
+        EncoderError: the encoder, a file, a disk or an object store failed; the message says on which machine. (An OSError that
+            comes to the run as one is Dask's own.)
     """
+    from distributed import get_worker
+    from encodeonce.extract.encode import DeviceError
+
+    address, failed = get_worker().address, f"a worker on {socket.gethostname()} failed"
     try:
-        yield
+        return address, work()
+    except DeviceError as error:
+        return address, Fault(f"{failed}: {error}")
     except (OSError, EncoderError, StoreError) as error:
-        raise EncoderError(f"a worker on {socket.gethostname()} failed: {error}") from error
+        raise EncoderError(f"{failed}: {error}") from error

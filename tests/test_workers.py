@@ -187,6 +187,59 @@ def two_threads() -> Iterator[Any]:
         yield workers
 
 
+SICK = "e in float16 failed on a batch of 1 utterances: CUDA error: unspecified launch failure; try a smaller --batch-seconds"
+
+
+def sicken(monkeypatch: pytest.MonkeyPatch, workers: int, when: str) -> None:
+    """Let the GPUs of the first Dask workers that load fail, all in this process, while they load or make."""
+    from distributed import get_worker
+
+    healthy, sick = cluster.worker_for, set[str]()
+
+    def fail(*_: object) -> None:
+        raise DeviceError(SICK)
+
+    def worker_for(order: Order) -> Any:
+        if len(sick) < workers:
+            sick.add(get_worker().address)
+        if get_worker().address not in sick:
+            return healthy(order)
+        return SimpleNamespace(load=fail if when == "load" else lambda: None, make=fail)
+
+    monkeypatch.setattr(cluster, "worker_for", worker_for)
+
+
+@pytest.mark.parametrize("when", ["load", "make"])
+def test_a_dask_worker_whose_gpu_fails_is_taken_out(data, hubert, tmp_path, alone, monkeypatch, when):
+    from distributed import LocalCluster
+
+    sicken(monkeypatch, 1, when)
+    run = Run(request_for(data, hubert, tmp_path / "s"), progress := Heard(), FileCache())
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as workers:
+        with cluster.Cluster(run, workers.scheduler_address) as maker:
+            assert extract_split(run, "dev", maker).encoded == 12
+        assert len(workers.scheduler.workers) == 1
+    told = f"a worker on {socket.gethostname()} failed: {SICK}; the worker is taken out of the cluster, and the others take over"
+    assert progress.lines.count(told) == 1
+    assert sum(progress.steps) == pytest.approx(sum(LENGTHS), abs=0.01)
+    assert contents(tmp_path / "s") == alone
+
+
+def test_where_the_only_gpu_of_a_cluster_fails_the_run_ends(data, hubert, tmp_path, two_threads, monkeypatch):
+    sicken(monkeypatch, 1, "make")
+    run = Run(request_for(data, hubert, tmp_path / "s"), Heard(), FileCache())
+    told = f"^a worker on {socket.gethostname()} failed: {SICK}; no other worker is there; everything finished so far is kept$"
+    with cluster.Cluster(run, two_threads.scheduler_address) as maker, pytest.raises(EncoderError, match=told):
+        extract_split(run, "dev", maker)
+
+
+def test_a_shard_on_which_a_second_gpu_fails_ends_the_run():
+    there: Any = SimpleNamespace(nthreads=lambda: {"sick": 1, "healthy": 1})
+    maker: Any = SimpleNamespace()
+    with pytest.raises(EncoderError, match=r"^why; another GPU failed with the same shard before; everything finished"):
+        cluster.Cluster._take_out(maker, "sick", cluster.Fault("why"), there, last=True)
+
+
 class Heard(Progress):
     """Lines, and samples that were told of as done."""
 
