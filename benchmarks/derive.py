@@ -1,11 +1,12 @@
 """Deriving int8 from a float16 store against copying that store with cp: seconds for the same bytes of source.
 
-    python benchmarks/derive.py FOLDER [--hours 2.5] [--width 1024] [--rounds 5] [--rest 15]
+    python benchmarks/derive.py FOLDER [--hours 2.5] [--width 1024] [--rounds 5] [--rest 15] [--cold]
 
 The store is of random numbers at 50 frames a second, in utterances as long as LibriSpeech's. A round copies it with `cp -r`, copies it
 again with `cp -r` and `sync`, and derives int8 in that copy, in turn, so that a machine that drifts drifts for all. Before each of them
 the machine rests: virtual machines give freed memory back to their host after some seconds, whoever writes next has to fetch
-it again, and a copy that begins where another was just deleted would be spared that. `derive` is the
+it again, and a copy that begins where another was just deleted would be spared that. With `--cold` nothing of the source is in memory
+when it begins, as in a store that was not read before: the kernel is told to forget its files. `derive` is the
 command's own time from the writer's lock to what readers see, fsync and checksums of source and result included; `command` is
 the whole process with its imports. Prints a table and one JSON object.
 """
@@ -41,11 +42,20 @@ def make_store(folder: Path, hours: float, width: int) -> Path:
     return store
 
 
-def copy(source: Path, target: Path, sync: bool, rest: float) -> float:
-    """Seconds of `cp -r`, and of `sync` behind it."""
-    shutil.rmtree(target, ignore_errors=True)
+def settle(source: Path, rest: float, cold: bool) -> None:
+    """Write what waits for the disk, rest, and have the source's files forgotten where that is wanted."""
     os.sync()
     time.sleep(rest)
+    for path in source.rglob("*") if cold else ():
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def copy(source: Path, target: Path, sync: bool, rest: float, cold: bool) -> float:
+    """Seconds of `cp -r`, and of `sync` behind it."""
+    shutil.rmtree(target, ignore_errors=True)
+    settle(source, rest, cold)
     begun = time.perf_counter()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     if sync:
@@ -80,6 +90,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rest", type=float, default=15.0, help="seconds before each")
+    parser.add_argument("--cold", action="store_true", help="nothing of the source in memory")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     # In a process of its own: Linux counts a parent's most memory as its children's.
@@ -91,8 +102,8 @@ def main() -> None:
         f"{size / 1e9:.2f} GB\n{'cp':>8} {'cp+sync':>8} {'derive':>8} {'command':>8} {'cp/derive':>10} {'sync/derive':>12} {'peak':>9}"
     )
     for _ in range(options.rounds):
-        plain, synced = (copy(store, scratch, sync, options.rest) for sync in (False, True))
-        time.sleep(options.rest)
+        plain, synced = (copy(store, scratch, sync, options.rest, options.cold) for sync in (False, True))
+        settle(scratch, options.rest, options.cold)
         ours = derive(scratch)
         rounds.append({"cp": plain, "cp_sync": synced, **ours})
         ratios = plain / ours["derive"], synced / ours["derive"]
@@ -106,7 +117,7 @@ def main() -> None:
     print(
         f"median, as a share of the speed of cp: {medians['of_cp']:.3f}; of cp and sync: {medians['of_cp_and_sync']:.3f}"
     )
-    print(json.dumps({"cores": os.cpu_count(), "bytes": size, **medians, "rounds": rounds}))
+    print(json.dumps({"cores": os.cpu_count(), "bytes": size, "cold": options.cold, **medians, "rounds": rounds}))
 
 
 if __name__ == "__main__":
