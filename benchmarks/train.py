@@ -148,7 +148,7 @@ class Bench:
         return (time.perf_counter() - begun) / steps
 
     def compare(self, sources: dict[str, Source], steps: int, rounds: int) -> dict[str, Any]:
-        """Seconds of a step of each way, round by round, each beginning as often; and the first way's over the second's."""
+        """Seconds of a step of each way, round by round, which they begin in turn; and the first way's over the second's."""
         names = list(sources)
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for source in sources.values():

@@ -5,7 +5,8 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -264,26 +265,33 @@ class Run:
         """Load the encoder in a precision, unchecked.
 
         Raises:
+            DeviceError: there is no room on a GPU for it, or the GPU failed.
             EncoderError: it cannot be loaded.
         """
         import torch
         from encodeonce.extract.device import use
-        from encodeonce.extract.encode import BatchEncoder
+        from encodeonce.extract.encode import BatchEncoder, DeviceError
 
         device = self.find_device()
-        use(device)
         # What is called float32 is computed so, on a GPU as on a CPU, and what is summed in 16 bits is summed in float32.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
-        def load(precision: str) -> LoadedEncoder:
+        @contextmanager
+        def loading() -> Iterator[None]:
             try:
-                return self.encoder.load(device, precision, outputs)
+                yield
             except RuntimeError as error:  # a GPU's memory is full, as a rule
-                raise EncoderError(
+                raise (EncoderError if device == "cpu" else DeviceError)(
                     f"{self.encoder.name} cannot be loaded on {device}: {first_line(error)}; "
                     f"free its memory, or take another --device"
                 ) from error
 
-        return BatchEncoder(self.encoder, load(precision), self.cutting, precision, lambda: load("float32"), device)
+        def load(precision: str) -> LoadedEncoder:
+            with loading():
+                return self.encoder.load(device, precision, outputs)
+
+        with loading():
+            use(device)
+            return BatchEncoder(self.encoder, load(precision), self.cutting, precision, lambda: load("float32"), device)

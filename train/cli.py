@@ -1,6 +1,7 @@
 """train-adapter: cached features -> adapter."""
 
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +54,6 @@ def train_adapter(
         click.echo(to_yaml(resolved), err=True)
     from encodeonce.store.streaming.ranks import find_ranks
     from encodeonce.train.progress import TrainingProgress
-    from encodeonce.train.ranks import leave
     from encodeonce.train.run import plan_training, run_training
 
     first = find_ranks(None, None)[0] == 0
@@ -71,10 +71,10 @@ def train_adapter(
         click.echo(outcome.summary())
         if as_json:
             click.echo(json.dumps(outcome.as_object()))
-    interrupted = outcome.report.ended == "interrupted"
-    if interrupted and first:
-        click.echo(f"interrupted: {GO_ON}", err=True)
-    leave(130 if interrupted else 0)
+    if outcome.report.ended == "interrupted":
+        if first:
+            click.echo(f"interrupted: {GO_ON}", err=True)
+        sys.exit(130)
 
 
 def show_recipes(as_json: bool) -> None:
@@ -112,8 +112,16 @@ def about_class(kind: type[Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point; see `run_command`."""
-    run_command(train_adapter, arguments, (StoreError, TrainingError), GO_ON)
+    """The entry point; see `run_command`. A process that trained with others ends at once."""
+    status = 0
+    try:
+        run_command(train_adapter, arguments, (StoreError, TrainingError), GO_ON)
+    except SystemExit as ended:
+        status = ended.code
+    if ranks := sys.modules.get("encodeonce.train.ranks"):  # which a command that trains nothing does not load
+        ranks.leave(status)
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -60,15 +60,14 @@ class Ranks:
 
 
 def leave(status: int) -> None:
-    """End a command with this exit status: return where that is 0 and this process was alone, end at once where there were others.
+    """End this process at once where it trained with others; return where it was alone.
 
     Gloo's threads let go of the last tensors after those who waited have gone on, and letting go of one while Python
     ends aborts the process (pytorch's issue 190489). They outlive their group: DistributedDataParallel keeps it.
     """
     if distributed.is_initialized():
-        distributed.destroy_process_group()
+        if status == 0:  # else others may wait for this one, and destroying would wait for them
+            distributed.destroy_process_group()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    if status:
-        sys.exit(status)

@@ -274,8 +274,9 @@ class Stream:
                 if go_on and self._next is None and self._damage is None and reading.all_under_way:
                     self._next = self._read(Span(epoch + 1, 0, worker, workers, then))
                 batch.record_use()
+                # Who takes it alone holds it: its buffers come back when that one is done with it.
                 given = [made]
-                del taken, batch, made  # who takes it alone holds it: its buffers come back when that one is done with it
+                del taken, batch, made
                 self.wait_seconds += time.perf_counter() - begun
                 yield given.pop()
                 begun = time.perf_counter()
