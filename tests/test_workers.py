@@ -115,6 +115,19 @@ def test_what_fails_on_a_processor_would_fail_on_any(device, kind):
     assert type(raised.value) is kind
 
 
+@pytest.mark.parametrize(("device", "kind"), [("cpu", EncoderError), ("cuda", DeviceError)])
+def test_a_gpu_without_room_for_the_encoder_may_be_taken_over(data, hubert, tmp_path, monkeypatch, device, kind):
+    def load(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    run = Run(request_for(data, hubert, tmp_path / "s"), Progress(quiet=True), FileCache())
+    monkeypatch.setattr(run, "find_device", lambda: device)
+    monkeypatch.setattr(type(run.encoder), "load", load)
+    with pytest.raises(EncoderError, match=rf"cannot be loaded on {device}: CUDA out of memory") as raised:
+        run.load_in("float32", [])
+    assert type(raised.value) is kind
+
+
 def test_ctrl_c_while_workers_start_is_one_line(data, hubert, tmp_path):
     command = [
         sys.executable,
