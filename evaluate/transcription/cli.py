@@ -128,7 +128,7 @@ def transcribe(
             bar.update(1)
     spent, seconds = perf_counter() - begun, sum(one.seconds for one in found)
     stored = sum(segment.stored for one in found for segment in one.segments)
-    known = f", {stored} segments from the store" if stored else ""
+    known = f", {stored} segment{'s' * (stored != 1)} from the store" if stored else ""
     progress.say(f"Transcribed {seconds:.1f} s of audio in {spent:.1f} s, the loading of the encoder included{known}")
     if as_json:
         click.echo(json.dumps({"files": [one.to_json() for one in found], "seconds": spent}, ensure_ascii=False))
