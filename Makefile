@@ -41,4 +41,4 @@ lock:
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build demo *.egg-info store/*.so .ruff_cache .pytest_cache .hypothesis

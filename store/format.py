@@ -12,7 +12,7 @@ See docs/format.md. Everything here is a pure function of its arguments.
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -54,58 +54,57 @@ class ShardItem:
     affine: np.ndarray | None = None
 
 
-def pack_shard(items: Sequence[ShardItem], shard_frames: int, chunk: int) -> Iterator[bytes | memoryview]:
-    """The bytes of a shard file, piece by piece, for utterances in the order of their rows; `chunk` is C."""
-    width, dtype = items[0].values.shape[1], items[0].values.dtype
-    frame_bytes = width * dtype.itemsize
+def pack_shard(items: Iterable[ShardItem], shard_frames: int, chunk: int) -> Iterator[bytes | memoryview]:
+    """The bytes of a shard file, piece by piece, for utterances in the order of their rows; `chunk` is C.
+
+    Each utterance is asked for when what was before it is taken: the next one may lie in the same memory.
+    """
     index = np.full((shard_frames // chunk, 2), ABSENT, dtype="<u8")
-    tails: list[tuple[int, np.ndarray]] = []
-    position = 0
+    tails: list[tuple[int, bytes]] = []
+    position, between = 0, b""
     for item in items:
         key = member_key(item.id)
-        frames = item.values.shape[0]
-        first, full = item.row // chunk, frames // chunk
+        frames, width = item.values.shape
+        first, full, rest = item.row // chunk, *divmod(frames, chunk)
+        chunk_bytes = chunk * width * item.values.dtype.itemsize
         for suffix, array in ((".npy", item.values), (".affine.npy", item.affine)):
             if array is None:
                 continue
             head = _npy_header(array)
-            head = _tar_header(key + suffix, len(head) + array.nbytes) + head
+            head = between + _tar_header(key + suffix, len(head) + array.nbytes) + head
             yield head
+            position += len(head)
             if suffix == ".npy":
-                starts = position + len(head) + np.arange(full, dtype="<u8") * (chunk * frame_bytes)
-                index[first : first + full, 0] = starts
-                index[first : first + full, 1] = chunk * frame_bytes
-                if frames % chunk:
-                    tails.append((first + full, array[full * chunk :]))
+                index[first : first + full, 0] = position + np.arange(full, dtype="<u8") * chunk_bytes
+                index[first : first + full, 1] = chunk_bytes
+                if rest:
+                    tails.append((first + full, array[frames - rest :].tobytes().ljust(chunk_bytes, b"\0")))
             yield np.ascontiguousarray(array).data.cast("B")
-            position += len(head) + array.nbytes
-            yield (padding := bytes(-position % BLOCK))
-            position += len(padding)
+            position += array.nbytes
+            between = bytes(-position % BLOCK)
         text = json.dumps(item.record, ensure_ascii=False, separators=(",", ":")).encode()
-        member = _tar_header(f"{key}.json", len(text)) + text
-        member += bytes(-len(member) % BLOCK)
-        yield member
-        position += len(member)
-    yield bytes(2 * BLOCK)
-    position += 2 * BLOCK
+        between += _tar_header(f"{key}.json", len(text)) + text
+        between += bytes(-(position + len(between)) % BLOCK)
+    between += bytes(2 * BLOCK)
+    yield between
+    position += len(between)
     for slot, tail in tails:
-        padded = np.zeros((chunk, width), dtype)
-        padded[: len(tail)] = tail
-        index[slot] = position, padded.nbytes
-        yield padded.tobytes()
-        position += padded.nbytes
+        index[slot] = position, len(tail)
+        yield tail
+        position += len(tail)
     yield _seal_index(index)
 
 
-def pack_affine_shard(items: Sequence[ShardItem], shard_frames: int, chunk: int) -> Iterator[bytes | memoryview]:
-    """The Zarr shard of an int8 output's scales: at slot `row // C` the `[2, D]` scale and offset of an utterance."""
+def pack_affine_shard(
+    affines: Iterable[tuple[int, np.ndarray]], shard_frames: int, chunk: int
+) -> Iterator[bytes | memoryview]:
+    """The Zarr shard of an int8 output's scales: at slot `row // C` the `[2, D]` scale and offset of the utterance of a row."""
     index = np.full((shard_frames // chunk, 2), ABSENT, dtype="<u8")
     position = 0
-    for item in items:
-        assert item.affine is not None
-        index[item.row // chunk] = position, item.affine.nbytes
-        yield item.affine.astype("<f4").tobytes()
-        position += item.affine.nbytes
+    for row, affine in affines:
+        index[row // chunk] = position, affine.nbytes
+        yield affine.astype("<f4").tobytes()
+        position += affine.nbytes
     yield _seal_index(index)
 
 

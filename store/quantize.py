@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from encodeonce.store import kernels
 from encodeonce.store.layout import Output
 
 STORED_DTYPES = ("float16", "float32", "int8", "uint16")
@@ -13,34 +14,36 @@ class NotStorableError(Exception):
     """Features that the wanted dtype cannot hold, or that are not finite."""
 
 
-def keep(values: np.ndarray, output: Output) -> tuple[np.ndarray, np.ndarray | None, float | None]:
+def keep(
+    values: np.ndarray, output: Output, room: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None, float | None]:
     """Features `[T, D]` as an output stores them: values, the affine of int8, and the signal-to-noise ratio in dB.
 
-    uint16 holds whole numbers exactly or not at all: there the ratio is None.
+    uint16 holds whole numbers exactly or not at all: there the ratio is None. `room` `[T, D]`, of the output's dtype, is
+    where the values are put; by default into memory of their own.
 
     Raises:
         NotStorableError: NaN or infinity, or outside the range of the dtype.
     """
+    if room is None:
+        room = np.empty(values.shape, np.dtype(output.dtype).newbyteorder("<"))
     if output.dtype == "int8":
-        codes, affine, ratio = _quantized(values)
+        affine, ratio = _quantized(values, room)
         if np.isfinite(affine).all():
-            return codes, affine, ratio
+            return room, affine, ratio
         raise refusal(output, _greatest(values))
-    dtype = np.dtype(output.dtype).newbyteorder("<")
     if not np.isfinite(values).all():
         raise refusal(output, _greatest(values))
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.copyto(room, values, casting="unsafe")
     if output.dtype == "uint16":
-        with np.errstate(invalid="ignore"):
-            kept = values.astype(dtype)
-        if not (wrong := kept != values).any():
-            return kept, None, None
+        if not (wrong := room != values).any():
+            return room, None, None
         raise NotStorableError(f"{output.name}: {values[wrong][0]} is no whole number from 0 to 65535, as uint16 holds")
-    with np.errstate(over="ignore"):
-        kept = values.astype(dtype)
-    if kept.dtype == values.dtype:
-        return kept, None, math.inf
-    if np.isfinite(kept).all():
-        return kept, None, signal_to_noise(values, kept)
+    if room.dtype == values.dtype:
+        return room, None, math.inf
+    if np.isfinite(room).all():
+        return room, None, signal_to_noise(values, room)
     raise refusal(output, _greatest(values))
 
 
@@ -62,8 +65,8 @@ def quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Each channel of the utterance uses all 256 levels between its least and greatest value. `restore` undoes it:
     the error is at most half a scale. Where the values are not finite, or too far apart for float32, the affine is not finite.
     """
-    codes, affine, _ = _quantized(values)
-    return codes, affine
+    codes = np.empty(values.shape, np.int8)
+    return codes, _quantized(values, codes)[0]
 
 
 def restore(codes: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -78,24 +81,18 @@ def signal_to_noise(values: np.ndarray, kept: np.ndarray) -> float:
     return decibels(float(np.dot(values.ravel(), values.ravel())), float(np.dot(difference, difference)))
 
 
-def _quantized(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """What `quantize` gives, and the signal-to-noise ratio in dB; no codes where the affine is not finite."""
-    from encodeonce.store import kernels  # compiled code, which readers do without
+def _quantized(values: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
+    """Put int8 codes of values where they belong; their affine, and the signal-to-noise ratio in dB.
 
-    half = values.dtype == np.float16
+    Where the affine is not finite, there are no codes.
+    """
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(values, np.float16 if half else np.float32)
-    bits = np.empty((2, values.shape[1]), np.int16 if half else np.int32)
-    kernels.extremes(values.view(bits.dtype), bits[0], bits[1])
-    low, high = bits.view(values.dtype).astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        scale = (high - low) / np.float32(255)
-        offset = low + np.float32(128) * scale
-    affine, codes = np.stack([scale, offset]), np.empty(values.shape, np.int8)
-    if not np.isfinite(affine).all():
-        return codes, affine, -math.inf
-    signal, noise = kernels.quantize(values.view(np.uint16) if half else values, half, scale, offset, codes)
-    return codes, affine, decibels(signal, noise)
+        values = np.require(values, np.float16 if values.dtype == np.float16 else np.float32, ["C", "A"])
+    affine, powers = np.empty((2, values.shape[1]), np.float32), np.empty((2, values.shape[1]))
+    if not kernels.quantize(values, affine, powers, codes):
+        return affine, -math.inf
+    signal, noise = powers.sum(axis=1)
+    return affine, decibels(float(signal), float(noise))
 
 
 def decibels(signal: float, noise: float) -> float:

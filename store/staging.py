@@ -1,10 +1,11 @@
 """The files of a shard: written where they belong, or staged by a process that holds nothing, for the holder to adopt."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from encodeonce.store.errors import StoreError
 from encodeonce.store.files import atomic_write, move, size_of
 from encodeonce.store.format import ShardItem, pack_affine_shard, pack_shard
@@ -35,21 +36,31 @@ class ShardFiles:
     scratch: StorePath
     check: Callable[[], None] = lambda: None
 
-    def write(self, shard: int, items: Mapping[str, Sequence[ShardItem]], specs: Mapping[str, Output]) -> Staged:
-        """Write some outputs of a shard; the utterances of each are the same, in the order of rows."""
-        entries = {name: self.write_output(shard, specs[name], utterances) for name, utterances in items.items()}
-        some = next(iter(items.values()))
-        frames = sum(item.values.shape[0] for item in some)
-        return Staged(shard, entries, len(some), frames, [item.record for item in some])
+    def write(self, shard: int, items: Mapping[str, Iterable[ShardItem]], specs: Mapping[str, Output]) -> Staged:
+        """Write some outputs of a shard; the utterances of each are the same, in the order of rows.
 
-    def write_output(self, shard: int, output: Output, items: Sequence[ShardItem]) -> dict[str, Any]:
+        Every utterance is asked for once, when the one before it is written.
+        """
+        entries: dict[str, dict[str, Any]] = {}
+        frames, records = 0, []
+        for name, utterances in items.items():
+            passed: list[tuple[int, dict[str, Any]]] = []
+            noted = _noting(utterances, passed, lambda item: (len(item.values), item.record))
+            entries[name] = self.write_output(shard, specs[name], noted)
+            frames, records = sum(frames for frames, _ in passed), [record for _, record in passed]
+        return Staged(shard, entries, len(records), frames, records)
+
+    def write_output(self, shard: int, output: Output, items: Iterable[ShardItem]) -> dict[str, Any]:
         """Write one output's shard file (and its scales); return its entry for the commit record, without the SNR."""
         size, chunk = self.attributes.shard_frames, self.attributes.chunk_frames(output.width)
+        affines: list[tuple[int, np.ndarray]] = []
+        if output.dtype == "int8":
+            items = _noting(items, affines, lambda item: (item.row, item.affine))
         entry: dict[str, Any] = {"dtype": output.dtype}
         entry |= self._write_hashed(shard_file(self.homes(output.name), shard), pack_shard(items, size, chunk))
         if output.dtype == "int8":
             path = scales_file(self.homes(f"{output.name}-affine"), shard)
-            entry["affine"] = self._write_hashed(path, pack_affine_shard(items, size, chunk))
+            entry["affine"] = self._write_hashed(path, pack_affine_shard(affines, size, chunk))
         return entry
 
     def _write_hashed(self, path: StorePath, pieces: Iterator[bytes | memoryview]) -> dict[str, Any]:
@@ -61,6 +72,13 @@ class ShardFiles:
                 digest.update(piece)
                 size += len(piece)
         return {"size": size, "sha256": digest.hexdigest()}
+
+
+def _noting(items: Iterable[ShardItem], notes: list[Any], note: Callable[[ShardItem], Any]) -> Iterator[ShardItem]:
+    """The same utterances; something of each is noted when it passes."""
+    for item in items:
+        notes.append(note(item))
+        yield item
 
 
 def stage(

@@ -4,7 +4,7 @@ A shard counts when its commit record stands; everything else of a split can be 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from types import TracebackType
@@ -102,18 +102,18 @@ class SplitWriter(Publishing):
         shard: int,
         plan: int,
         absent: Sequence[str],
-        items: Mapping[str, Sequence[ShardItem]],
+        items: Mapping[str, Iterable[ShardItem]],
         specs: Mapping[str, Output],
         noise: Mapping[str, Sequence[Ratio]],
         made: Mapping[str, Any],
     ) -> None:
         """Write the shard files of some outputs, then the record that makes them count.
 
-        `noise` holds the signal-to-noise ratio of each utterance in dB, by output.
+        `noise` holds the signal-to-noise ratio of each utterance in dB, by output; it is looked at when all is written.
         """
         self.count(self.write_files(shard, items, specs), plan, absent, noise, made)
 
-    def write_files(self, shard: int, items: Mapping[str, Sequence[ShardItem]], specs: Mapping[str, Output]) -> Staged:
+    def write_files(self, shard: int, items: Mapping[str, Iterable[ShardItem]], specs: Mapping[str, Output]) -> Staged:
         """Write the shard files of some outputs, for `count`. Several threads may do so at the same time."""
         self._must_own(shard)
         return self._files().write(shard, items, specs)

@@ -235,15 +235,15 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads_nor_on_being_killed(
     def stop(writer: SplitWriter, shard: int, *rest: Any) -> None:
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(shard)
         commit(writer, shard, *rest)
+        made.append(shard)
 
     monkeypatch.setattr(SplitWriter, "commit", stop)
     with pytest.raises(KeyboardInterrupt):
         asked(killed, threads=2)
     assert FeatureStore(killed / "dev").outputs == store.outputs
     monkeypatch.setattr(
-        SplitWriter, "commit", lambda writer, shard, *rest: (made.append(shard), commit(writer, shard, *rest))
+        SplitWriter, "commit", lambda writer, shard, *rest: (commit(writer, shard, *rest), made.append(shard))
     )
     asked(killed, threads=2)
     shards = len({*store.table["shard"].to_pylist()})

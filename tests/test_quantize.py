@@ -1,22 +1,22 @@
 """int8 by utterance and channel: what is lost, on random values and on real HuBERT features."""
 
 import math
+import shutil
+import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
-from encodeonce.store.kernels import compiled
+from encodeonce.store import kernels
 from encodeonce.store.layout import Output
 from encodeonce.store.quantize import NotStorableError, keep, quantize, restore, signal_to_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numba import njit
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 
 
-@settings(deadline=None)  # the first call compiles
 @given(arrays(np.float32, st.tuples(st.integers(1, 20), st.integers(1, 6)), elements=FLOATS))
 def test_error_is_at_most_half_a_step_of_the_channel(values):
     codes, affine = quantize(values)
@@ -49,17 +49,29 @@ def plainly(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return codes.astype(np.int8), np.stack([scale, offset])
 
 
+HAS_COMPILER = shutil.which("cc") and Path(sysconfig.get_path("include"), "Python.h").exists()
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler here, or no headers of Python")
+def test_the_loops_are_compiled_where_they_can_be():
+    assert kernels.COMPILED
+
+
 @settings(deadline=None)
 @given(
+    st.booleans(),
     st.sampled_from([np.float16, np.float32, np.float64]),
     st.integers(1, 300),
     st.sampled_from([1, 3, 257, 1024]),
     st.integers(0, 2**32 - 1),
 )
-def test_the_compiled_loops_give_what_numpy_gives(dtype, frames, width, seed):
+def test_the_loops_give_what_numpy_gives_on_whole_matrices(in_c, dtype, frames, width, seed):
     generator = np.random.default_rng(seed)
     values = (generator.standard_normal((frames, width)) * generator.choice([1e-6, 1, 50], width)).astype(dtype)
-    codes, affine, ratio = keep(values, Output("x", width, "int8", "x"))
+    with pytest.MonkeyPatch.context() as patch:
+        if not in_c:
+            patch.setattr(kernels, "_compiled", None)
+        codes, affine, ratio = keep(values, Output("x", width, "int8", "x"))
     wanted_codes, wanted_affine = plainly(values)
     assert np.array_equal(codes, wanted_codes)
     assert affine is not None
@@ -68,6 +80,44 @@ def test_the_compiled_loops_give_what_numpy_gives(dtype, frames, width, seed):
     power = (values.astype(np.float64) ** 2).sum()
     if ratio is not None and math.isfinite(ratio) and ratio < 100:
         assert ratio == pytest.approx(10 * math.log10(power / (difference**2).sum()), abs=1e-3)
+
+
+def quantized_by(loops, values: np.ndarray) -> tuple[bool, np.ndarray, np.ndarray, np.ndarray]:
+    affine, powers = np.empty((2, values.shape[1]), np.float32), np.empty((2, values.shape[1]))
+    codes = np.empty(values.shape, np.int8)
+    return loops(values, affine, powers, codes), affine, powers, codes
+
+
+@pytest.mark.skipif(not kernels.COMPILED, reason="not compiled here: numpy does the work")
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from([np.uint16, np.uint32]).flatmap(
+        lambda bits: arrays(bits, st.tuples(st.integers(1, 70), st.sampled_from([1, 2, 300])))
+    )
+)
+def test_c_and_numpy_agree_to_the_bit_whatever_the_bits(bits):
+    values = bits.view({2: np.float16, 4: np.float32}[bits.itemsize])
+    (finite, affine, powers, codes), (plain_finite, plain_affine, plain_powers, plain_codes) = (
+        quantized_by(loops, values) for loops in (kernels.quantize, kernels.in_numpy)
+    )
+    assert finite == plain_finite
+    if finite:
+        assert np.array_equal(affine.view(np.uint32), plain_affine.view(np.uint32))
+        assert np.array_equal(codes, plain_codes)
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(powers, plain_powers, rtol=1e-5)
+
+
+@pytest.mark.skipif(not kernels.COMPILED, reason="not compiled here: numpy does the work")
+def test_the_compiled_loops_write_nowhere_else():
+    values, affine, powers = np.ones((4, 8), np.float16), np.empty((2, 8), np.float32), np.empty((2, 8))
+    for wrong in (np.empty((5, 8), np.int8), np.empty((3, 8), np.int8), np.empty((4, 7), np.int8)):
+        with pytest.raises(ValueError, match="different shapes"):
+            kernels.quantize(values, affine, powers, wrong)
+    with pytest.raises(ValueError, match="different shapes"):
+        kernels.quantize(values, affine, powers[:1], np.empty((4, 8), np.int8))
+    with pytest.raises(TypeError, match="read-write"):
+        kernels.quantize(values, affine, powers, np.broadcast_to(np.int8(0), (4, 8)))
 
 
 def test_every_float16_is_taken_for_what_it_is():
@@ -80,17 +130,6 @@ def test_every_float16_is_taken_for_what_it_is():
     for wrong in patterns[~np.isfinite(patterns)][::97]:
         with pytest.raises(NotStorableError, match="NaN or infinity"):
             keep(np.array([[1.0], [wrong]], np.float16), Output("x", 1, "int8", "x"))
-
-
-def test_compiled_loops_need_no_folder_to_be_kept_in(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])  # as on a read-only disk without a home
-    with pytest.raises(RuntimeError, match="cannot cache function"):
-        njit(cache=True)(abs_of)
-    assert compiled(abs_of)(-3) == 3
-
-
-def abs_of(number):
-    return abs(number)
 
 
 def test_what_is_beyond_float32_is_refused_and_nothing_is_warned_of(recwarn: pytest.WarningsRecorder):

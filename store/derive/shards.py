@@ -1,14 +1,13 @@
 """Deriving an output on one split, shard by shard, each committed as extraction commits it.
 
-Threads compute utterances while those before are hashed and written; three shards of the output are in memory at most.
+A thread makes a shard, one utterance after the other: computed, written and hashed while it is in the processor's cache.
 """
 
 import json
 import os
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,8 @@ from encodeonce.store.derive.sources import SourceSplit, StoredValues, values_of
 from encodeonce.store.errors import DamagedError, StoreError
 from encodeonce.store.format import ShardItem
 from encodeonce.store.layout import SplitPaths, read_attributes
-from encodeonce.store.objects import StorePath
+from encodeonce.store.noise import Ratio
+from encodeonce.store.objects import ObjectPath, StorePath
 from encodeonce.store.plan import Place
 from encodeonce.store.progress import Advance, silent
 from encodeonce.store.quantize import NotStorableError, keep
@@ -28,7 +28,8 @@ from encodeonce.store.walk import by_shard
 from encodeonce.store.writer import SplitWriter
 
 MOST_THREADS = 8
-WRITERS = 2
+MOST_FAR = 3
+"""Shards at a time in an object store: there all that is read of one, and written, is in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ class DeriveReport:
     seconds: float
 
 
-def threads_here() -> int:
-    """As many threads as there are cores, up to eight."""
-    return min(MOST_THREADS, os.cpu_count() or 1)
+def threads_for(path: StorePath) -> int:
+    """Threads to derive a split with: twice as many as there are cores, because some of them wait for the disk."""
+    return min(MOST_FAR if isinstance(path, ObjectPath) else MOST_THREADS, 2 * (os.cpu_count() or 1))
 
 
 def derive_split(
@@ -73,7 +74,7 @@ def derive_split(
         holding = [record for record in writer.commits.values() if record.utterances]
         lacking = {record.shard for record in holding if output.name not in record.outputs}
         if lacking:
-            _Deriving(writer, derivation, threads or threads_here(), advance).run(lacking)
+            _Deriving(writer, derivation, threads or threads_for(path), advance).run(lacking)
         writer.publish(listed)
         entries = [writer.commits[record.shard].outputs[output.name] for record in holding]
         return DeriveReport(
@@ -88,23 +89,6 @@ def derive_split(
         )
 
 
-Made = tuple[ShardItem, float | None]
-"""An utterance as it will be stored, and its signal-to-noise ratio in dB."""
-
-
-class _Coming(Sequence[Any]):
-    """A part of each of the utterances that threads are making: asking for one waits for it."""
-
-    def __init__(self, made: Sequence[Future[Made]], part: int) -> None:
-        self._made, self._part = made, part
-
-    def __len__(self) -> int:
-        return len(self._made)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._made[index].result()[self._part]
-
-
 class _Deriving:
     """One call on a split that is held by `writer`."""
 
@@ -113,31 +97,26 @@ class _Deriving:
         self.function: Function = function_of(derivation.feature_set, derivation.output)
         self.sources = SourceSplit(writer.paths.root, derivation.sources)
         self.places = writer.places
+        self.ended = False
 
     def run(self, lacking: set[int]) -> None:
-        """Make the shards in order. The first error ends it; shards committed before it stand."""
+        """Make the shards. The first error ends it; shards committed before it stand."""
         split = self.sources.split
         shards = {int(split.shards[indices[0]]): indices for indices in by_shard(split)}
-        with ThreadPoolExecutor(self.threads, "derive") as pool, ThreadPoolExecutor(WRITERS, "write") as writers:
+        nothing = np.array([], np.int64)
+        with ThreadPoolExecutor(self.threads, "derive") as pool:
+            making = [pool.submit(self._make, shard, shards.get(shard, nothing)) for shard in sorted(lacking)]
             try:
-                writing: deque[Future[None]] = deque()
-                for shard in sorted(lacking):
-                    indices = self._checked(shard, shards.get(shard, np.array([], np.int64)))
-                    made = self._begin(indices, pool)
-                    while len(writing) >= WRITERS:
-                        writing.popleft().result()
-                        split.close()  # what is mapped counts as this process's memory
-                    writing.append(writers.submit(self._commit, shard, made))
-                    del made
-                while writing:
-                    writing.popleft().result()
+                for made in making:
+                    made.result()
             except BaseException:
-                for executor in (pool, writers):
-                    executor.shutdown(wait=False, cancel_futures=True)
+                self.ended = True
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _checked(self, shard: int, indices: np.ndarray) -> np.ndarray:
-        """The utterances of a shard by position, which have to be those that its record counts."""
+    def _make(self, shard: int, indices: np.ndarray) -> None:
+        """Make a shard, which has to hold the utterances that its record counts, and commit it."""
+        commit, name = self.writer.commits[shard], self.output.name
         counted = {place.id for place in self.writer.present(shard, self.places[shard])}
         shown = {self.sources.split.ids[int(i)].as_py() for i in indices}
         if counted != shown:
@@ -145,31 +124,37 @@ class _Deriving:
                 f"{self.writer.paths.table} shows {len(shown)} utterances of shard {shard}, and its record counts "
                 f"{len(counted)}; take the table away, and the next run makes it again"
             )
-        return indices
+        noise: list[Ratio] = []
+        items = self._items(indices, list(self.sources.stored(indices)), noise)
+        self.writer.commit(
+            shard, commit.plan, commit.absent, {name: items}, {name: self.output}, {name: noise}, commit.made
+        )
+        self.sources.split.close()  # what is mapped counts as this process's memory
 
-    def _begin(self, indices: np.ndarray, pool: ThreadPoolExecutor) -> list[Future[Made]]:
-        """Let threads make the utterances of a shard, in the order of their rows."""
-        rows = self.sources.split.table.slice(int(indices[0]), len(indices)).to_pylist()
-        return [pool.submit(self._item, *pair) for pair in zip(rows, self.sources.stored(indices), strict=True)]
-
-    def _item(self, row: dict[str, Any], stored: Sequence[StoredValues]) -> Made:
+    def _items(
+        self, indices: np.ndarray, stored: Sequence[tuple[StoredValues, ...]], noise: list[Ratio]
+    ) -> Iterator[ShardItem]:
+        """The utterances of a shard as they will be stored, all in the same memory, one after the other."""
         attributes = self.writer.attributes
-        try:
-            kept, affine, noise = keep(self.function([values_of(*pair) for pair in stored]), self.output)
-        except (NotStorableError, StoreError) as error:
-            raise StoreError(
-                f"{self.writer.paths.root}: utterance {row['id']!r}: {error}; every utterance has every output, so "
-                f"{self.output.name} is not made"
-            ) from error
-        self.advance(len(kept))
-        record = stored_record(row, attributes.sample_rate)
-        return ShardItem(row["id"], row["row"] % attributes.shard_frames, kept, record, affine), noise
-
-    def _commit(self, shard: int, made: list[Future[Made]]) -> None:
-        commit, name = self.writer.commits[shard], self.output.name
-        noise = {} if self.output.dtype == "uint16" else {name: _Coming(made, 1)}
-        items, specs = {name: _Coming(made, 0)}, {name: self.output}
-        self.writer.commit(shard, commit.plan, commit.absent, items, specs, noise, commit.made)
+        rows = self.sources.split.table.slice(int(indices[0]), len(indices)).to_pylist()
+        longest = max(row["frames"] for row in rows)
+        room = np.empty((longest, self.output.width), np.dtype(self.output.dtype).newbyteorder("<"))
+        for row, values in zip(rows, stored, strict=True):
+            if self.ended:
+                raise StoreError("another shard could not be made")
+            try:
+                frames = self.function([values_of(*pair) for pair in values])
+                kept, affine, ratio = keep(frames, self.output, room[: row["frames"]])
+            except (NotStorableError, StoreError) as error:
+                raise StoreError(
+                    f"{self.writer.paths.root}: utterance {row['id']!r}: {error}; every utterance has every output, so "
+                    f"{self.output.name} is not made"
+                ) from error
+            if ratio is not None:
+                noise.append(ratio)
+            record = stored_record(row, attributes.sample_rate)
+            yield ShardItem(row["id"], row["row"] % attributes.shard_frames, kept, record, affine)
+            self.advance(len(kept))
 
 
 def stored_record(row: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:

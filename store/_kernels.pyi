@@ -1,0 +1,3 @@
+from typing import Any
+
+def quantize(values: Any, half: bool, affine: Any, powers: Any, codes: Any, /) -> bool: ...
