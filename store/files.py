@@ -3,6 +3,7 @@
 In an object store it is one PUT: an object appears whole or not at all, and needs no temporary name.
 """
 
+import ctypes
 import errno
 import hashlib
 import io
@@ -70,6 +71,18 @@ def atomic_write(target: StorePath, scratch: StorePath | None = None) -> Iterato
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # of Linux
+if _sync_file_range:
+    _sync_file_range.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
+SYNC_FILE_RANGE_WRITE = 2
+
+
+def begin_to_disk(file: BinaryIO, offset: int, size: int) -> None:
+    """Have Linux begin to bring a part of a file to the disk, so that fsync finds less to wait for; a hint, elsewhere nothing."""
+    if _sync_file_range and not isinstance(file, io.BytesIO):
+        _sync_file_range(file.fileno(), offset, size, SYNC_FILE_RANGE_WRITE)
 
 
 def make_folder(folder: StorePath) -> None:

@@ -14,6 +14,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -223,14 +224,40 @@ def _seal_index(index: np.ndarray) -> bytes:
 
 
 def _npy_header(array: np.ndarray) -> bytes:
+    return _npy_header_of(array.dtype.newbyteorder("<").str, array.shape)
+
+
+@lru_cache(256)
+def _npy_header_of(descr: str, shape: tuple[int, ...]) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": array.dtype.newbyteorder("<").str, "fortran_order": False, "shape": array.shape}
-    )
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
     return buffer.getvalue()
 
 
+NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
+"""Fields of a tar header."""
+LARGEST = 8**11
+"""Sizes below it fit their field."""
+
+
 def _tar_header(name: str, size: int) -> bytes:
+    """What tarfile gives for a member, at a third of its time: every utterance takes two or three."""
+    if len(name) > NAME.stop or size >= LARGEST:
+        return _tar_header_of(name, size)
+    header = bytearray(_nameless_tar_header())
+    header[NAME] = name.encode("ascii").ljust(NAME.stop, b"\0")
+    header[SIZE] = b"%011o\0" % size
+    header[CHECKSUM] = b" " * 8
+    header[CHECKSUM] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@lru_cache(1)
+def _nameless_tar_header() -> bytes:
+    return _tar_header_of("", 0)
+
+
+def _tar_header_of(name: str, size: int) -> bytes:
     member = tarfile.TarInfo(name)
     member.size = size
-    return member.tobuf(tarfile.PAX_FORMAT if len(name) > 100 else tarfile.USTAR_FORMAT)
+    return member.tobuf(tarfile.PAX_FORMAT if len(name) > 100 or size >= LARGEST else tarfile.USTAR_FORMAT)

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 from encodeonce.store.errors import StoreError
-from encodeonce.store.files import atomic_write, move, size_of
+from encodeonce.store.files import atomic_write, begin_to_disk, move, size_of
 from encodeonce.store.format import ShardItem, pack_affine_shard, pack_shard
 from encodeonce.store.layout import Output, SplitAttributes, scales_file, shard_file
 from encodeonce.store.objects import StorePath
+
+TO_DISK = 8 << 20
+"""Bytes after which the disk begins with them, while what follows is computed."""
 
 Homes = Callable[[str], StorePath]
 """Where the shards of an array lie, by the array's name."""
@@ -65,12 +68,15 @@ class ShardFiles:
 
     def _write_hashed(self, path: StorePath, pieces: Iterator[bytes | memoryview]) -> dict[str, Any]:
         self.check()
-        digest, size = hashlib.sha256(), 0
+        digest, size, on_the_way = hashlib.sha256(), 0, 0
         with atomic_write(path, self.scratch) as file:
             for piece in pieces:
                 file.write(piece)
                 digest.update(piece)
                 size += len(piece)
+                if size - on_the_way >= TO_DISK:
+                    begin_to_disk(file, on_the_way, size - on_the_way)
+                    on_the_way = size
         return {"size": size, "sha256": digest.hexdigest()}
 
 

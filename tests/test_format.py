@@ -1,6 +1,7 @@
 """The bytes of a shard: one file that is a tar of .npy members and a Zarr shard."""
 
 import subprocess
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from encodeonce.store.files import write_json
 from encodeonce.store.format import (
     ROW_ALIGNMENT,
     ShardItem,
+    _tar_header,
     array_metadata,
     chunk_frames,
     index_bytes,
@@ -120,6 +122,14 @@ def test_a_long_id_keeps_its_name_in_every_tar_reader(tmp_path: Path):
     listing = subprocess.run(["tar", "tf", str(tmp_path / "0")], capture_output=True, text=True, check=True)
     assert listing.stdout.split() == [f"{member_key(name)}.npy", f"{member_key(name)}.json"]
     assert listing.stderr == ""
+
+
+@given(st.text("aZ09-_%~", min_size=1, max_size=120), st.integers(0, 8**11 + 8**4) | st.integers(8**11 - 9, 8**11 + 9))
+def test_tar_headers_are_those_of_tarfile(name, size):
+    member = tarfile.TarInfo(name)
+    member.size = size
+    large = len(name) > 100 or size >= 8**11
+    assert _tar_header(name, size) == member.tobuf(tarfile.PAX_FORMAT if large else tarfile.USTAR_FORMAT)
 
 
 def test_fingerprint_is_the_sha256_of_canonical_json():
