@@ -25,6 +25,8 @@ def keep(
     Raises:
         NotStorableError: NaN or infinity, or outside the range of the dtype.
     """
+    if room is not None and room.shape != values.shape:
+        raise ValueError(f"{output.name}: values {values.shape} where {room.shape} were expected")
     if room is None:
         room = np.empty(values.shape, np.dtype(output.dtype).newbyteorder("<"))
     if output.dtype == "int8":

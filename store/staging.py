@@ -45,13 +45,15 @@ class ShardFiles:
         Every utterance is asked for once, when the one before it is written.
         """
         entries: dict[str, dict[str, Any]] = {}
-        frames, records = 0, []
+        passed: dict[str, list[tuple[int, dict[str, Any]]]] = {name: [] for name in items}
         for name, utterances in items.items():
-            passed: list[tuple[int, dict[str, Any]]] = []
-            noted = _noting(utterances, passed, lambda item: (len(item.values), item.record))
+            noted = _noting(utterances, passed[name], lambda item: (len(item.values), item.record))
             entries[name] = self.write_output(shard, specs[name], noted)
-            frames, records = sum(frames for frames, _ in passed), [record for _, record in passed]
-        return Staged(shard, entries, len(records), frames, records)
+        counts = {name: len(some) for name, some in passed.items()}
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"shard {shard}: every output has to have the same utterances, and there are {counts}")
+        some = next(iter(passed.values()))
+        return Staged(shard, entries, len(some), sum(frames for frames, _ in some), [record for _, record in some])
 
     def write_output(self, shard: int, output: Output, items: Iterable[ShardItem]) -> dict[str, Any]:
         """Write one output's shard file (and its scales); return its entry for the commit record, without the SNR."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads_nor_on_being_killed(
     commit, made = SplitWriter.commit, []
 
     def stop(writer: SplitWriter, shard: int, *rest: Any) -> None:
-        if len(made) == 2:
+        if len(made) >= 2:
             raise KeyboardInterrupt
         commit(writer, shard, *rest)
         made.append(shard)
@@ -250,6 +251,31 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads_nor_on_being_killed(
     assert shards > 2
     assert len(made) == 2 * shards  # none was made twice
     assert contents(killed) == contents(home)
+
+
+def test_an_error_of_one_shard_ends_the_others_soon_and_is_the_one_that_is_told(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+):
+    """The first shard takes its time; the second fails at once, with an error of the system that is not the shard file's."""
+    home, rows = set_of(store), store.table.to_pylist()
+    first = {row["frames"] for row in rows if row["shard"] == rows[0]["shard"]}
+    made: list[int] = []
+
+    def fail(values: np.ndarray, output: Output, room: np.ndarray) -> Any:
+        if len(values) not in first:
+            raise OSError(28, "broken")
+        made.append(len(values))
+        time.sleep(0.5)
+        return keep(values, output, room)
+
+    monkeypatch.setattr("encodeonce.store.derive.shards.keep", fail)
+    with pytest.raises(OSError, match="broken"):
+        asked(home, threads=2)
+    assert len(made) <= 1
+    assert not [*home.rglob("*.tmp*")]
+    monkeypatch.undo()
+    asked(home, threads=2)
+    assert len(FeatureStore(home / "dev").outputs) == len(store.outputs) + 2
 
 
 def test_another_split_gets_the_standing_transform_and_another_fit_needs_another_name(store: FeatureStore):

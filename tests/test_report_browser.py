@@ -183,6 +183,5 @@ def test_long_tables_are_laid_out_when_they_are_scrolled_to(open_page: Open) -> 
     assert not row.evaluate(shown)
     height = page.evaluate("document.documentElement.scrollHeight")
     page.locator("#utterances").scroll_into_view_if_needed()
-    page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
-    assert row.evaluate(shown)
+    page.wait_for_function(shown, arg=row.element_handle())
     assert page.evaluate("document.documentElement.scrollHeight") == pytest.approx(height, abs=2)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,7 @@ class _Deriving:
         self.function: Function = function_of(derivation.feature_set, derivation.output)
         self.sources = SourceSplit(writer.paths.root, derivation.sources)
         self.places = writer.places
+        self.table = self.sources.split.table  # read once, before threads ask for it
         self.ended = False
 
     def run(self, lacking: set[int]) -> None:
@@ -104,11 +105,14 @@ class _Deriving:
         split = self.sources.split
         shards = {int(split.shards[indices[0]]): indices for indices in by_shard(split)}
         nothing = np.array([], np.int64)
+        making: list[Future[None]] = []
         with ThreadPoolExecutor(self.threads, "derive") as pool:
-            making = [pool.submit(self._make, shard, shards.get(shard, nothing)) for shard in sorted(lacking)]
             try:
+                making.extend(pool.submit(self._make, shard, shards.get(shard, nothing)) for shard in sorted(lacking))
+                wait(making, return_when=FIRST_EXCEPTION)
                 for made in making:
-                    made.result()
+                    if made.done():
+                        made.result()
             except BaseException:
                 self.ended = True
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -126,9 +130,12 @@ class _Deriving:
             )
         noise: list[Ratio] = []
         items = self._items(indices, list(self.sources.stored(indices)), noise)
-        self.writer.commit(
-            shard, commit.plan, commit.absent, {name: items}, {name: self.output}, {name: noise}, commit.made
-        )
+        try:
+            self.writer.commit(
+                shard, commit.plan, commit.absent, {name: items}, {name: self.output}, {name: noise}, commit.made
+            )
+        except _NotOfTheShardError as error:
+            raise error.cause from None
         self.sources.split.close()  # what is mapped counts as this process's memory
 
     def _items(
@@ -136,7 +143,7 @@ class _Deriving:
     ) -> Iterator[ShardItem]:
         """The utterances of a shard as they will be stored, all in the same memory, one after the other."""
         attributes = self.writer.attributes
-        rows = self.sources.split.table.slice(int(indices[0]), len(indices)).to_pylist()
+        rows = self.table.slice(int(indices[0]), len(indices)).to_pylist()
         longest = max(row["frames"] for row in rows)
         room = np.empty((longest, self.output.width), np.dtype(self.output.dtype).newbyteorder("<"))
         for row, values in zip(rows, stored, strict=True):
@@ -145,16 +152,26 @@ class _Deriving:
             try:
                 frames = self.function([values_of(*pair) for pair in values])
                 kept, affine, ratio = keep(frames, self.output, room[: row["frames"]])
+                self.advance(len(kept))
             except (NotStorableError, StoreError) as error:
                 raise StoreError(
                     f"{self.writer.paths.root}: utterance {row['id']!r}: {error}; every utterance has every output, so "
                     f"{self.output.name} is not made"
                 ) from error
+            except OSError as error:
+                raise _NotOfTheShardError(error) from error
             if ratio is not None:
                 noise.append(ratio)
             record = stored_record(row, attributes.sample_rate)
             yield ShardItem(row["id"], row["row"] % attributes.shard_frames, kept, record, affine)
-            self.advance(len(kept))
+
+
+class _NotOfTheShardError(Exception):
+    """An error of the operating system while values are made: who writes them would take it for one of the shard's file."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 def stored_record(row: Mapping[str, Any], sample_rate: int) -> dict[str, Any]:
