@@ -117,3 +117,14 @@ def test_a_worker_that_is_late_harms_nothing(tmp_path):
     with SplitWriter(tmp_path / "dev", ATTRIBUTES) as writer:
         writer.publish(OUTPUTS)
     assert contents(tmp_path / "dev") == contents(tmp_path / "own")
+
+
+def test_outputs_of_a_shard_that_do_not_have_the_same_utterances_are_refused_and_nothing_counts(tmp_path: Path):
+    def commit(writer: SplitWriter, shard: int, plan: int, items: dict[str, list[ShardItem]], noise: Any) -> None:
+        for wrong in ({**items, "layer": items["layer"][:-1]}, {}):
+            with pytest.raises(ValueError, match="the same utterances"):
+                writer.commit(shard, plan, [], wrong, OUTPUTS, noise, MADE)
+            assert shard not in writer.commits
+        writer.commit(shard, plan, [], items, OUTPUTS, noise, MADE)
+
+    write(tmp_path / "dev", commit)
